@@ -1,0 +1,40 @@
+//! What can be wrong with a body.
+
+/// Why a body is not the command it claims to be. Answered with code 51, the connection is kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The body ends before the field does.
+    #[error("body ends inside {field}")]
+    Truncated {
+        /// The field that was being read.
+        field: &'static str,
+    },
+    /// A length or count is negative or larger than the body.
+    #[error("{field} has the impossible length {length}")]
+    Length {
+        /// The field that was being read.
+        field: &'static str,
+        /// The length that was announced.
+        length: i64,
+    },
+    /// A number that stands for nothing.
+    #[error("{field} has the unknown value {value}")]
+    Unknown {
+        /// The field that was being read.
+        field: &'static str,
+        /// The value that was found.
+        value: i64,
+    },
+    /// Text that is not UTF-8.
+    #[error("{field} is not UTF-8")]
+    NotUtf8 {
+        /// The field that was being read.
+        field: &'static str,
+    },
+    /// Bytes follow the last field.
+    #[error("{bytes} bytes follow the last field")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+}
