@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use crate::error::DecodeError;
+use crate::frame::VERSION;
 
 /// Something with a body layout that depends on the header's version.
 pub trait Encode {
@@ -41,8 +42,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the body ends before.
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
-        let (head, tail) =
-            self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated { field })?;
+        let (head, tail) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or(DecodeError::Truncated { field })?;
         self.0 = tail;
         Ok(*head)
     }
@@ -84,7 +87,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the body ends before.
     pub fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, tail) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated { field })?;
+        let (head, tail) = self
+            .0
+            .split_at_checked(len)
+            .ok_or(DecodeError::Truncated { field })?;
         self.0 = tail;
         Ok(head)
     }
@@ -95,8 +101,10 @@ impl<'a> Reader<'a> {
     /// When the length is negative or the body ends before.
     pub fn short_bytes(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let length = self.i16(field)?;
-        let len = usize::try_from(length)
-            .map_err(|_| DecodeError::Length { field, length: length.into() })?;
+        let len = usize::try_from(length).map_err(|_| DecodeError::Length {
+            field,
+            length: length.into(),
+        })?;
         self.bytes(field, len)
     }
 
@@ -117,5 +125,64 @@ impl<'a> Reader<'a> {
             0 => Ok(()),
             bytes => Err(DecodeError::Trailing { bytes }),
         }
+    }
+
+    /// Nothing may be left, unless the sender speaks a version newer than ours: that one may have
+    /// appended fields, and is served as if it were ours.
+    ///
+    /// # Errors
+    /// When something is left of a body of a version up to [`VERSION`].
+    pub fn end_of(self, version: i16) -> Result<(), DecodeError> {
+        if version > VERSION {
+            Ok(())
+        } else {
+            self.end()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_fields_in_turn() {
+        let bytes = [1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, b'a', 9];
+        let mut reader = Reader::new(&bytes);
+        assert_eq!(reader.i8("a"), Ok(1));
+        assert_eq!(reader.i16("b"), Ok(2));
+        assert_eq!(reader.i32("c"), Ok(3));
+        assert_eq!(reader.i64("d"), Ok(4));
+        assert_eq!(reader.str("e"), Ok("a"));
+        assert_eq!(
+            reader.clone().end(),
+            Err(DecodeError::Trailing { bytes: 1 })
+        );
+        assert_eq!(reader.bytes("f", 1), Ok(&[9][..]));
+        assert_eq!(reader.end(), Ok(()));
+    }
+
+    #[test]
+    fn a_string_is_cut_off_negative_or_no_text() {
+        let read = |bytes: &'static [u8]| Reader::new(bytes).str("name");
+        let field = "name";
+        assert_eq!(read(&[0]), Err(DecodeError::Truncated { field }));
+        assert_eq!(read(&[0, 2, b'a']), Err(DecodeError::Truncated { field }));
+        assert_eq!(
+            read(&[0x80, 0]),
+            Err(DecodeError::Length {
+                field,
+                length: -32_768
+            })
+        );
+        assert_eq!(read(&[0, 1, 0xFF]), Err(DecodeError::NotUtf8 { field }));
+        assert_eq!(read(&[0, 0]), Ok(""));
+    }
+
+    #[test]
+    fn a_failed_read_takes_nothing() {
+        let mut reader = Reader::new(&[1, 2, 3]);
+        assert!(reader.i32("a").is_err() && reader.bytes("b", 4).is_err());
+        assert_eq!(reader.rest(), [1, 2, 3]);
     }
 }

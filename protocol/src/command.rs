@@ -1,5 +1,13 @@
 //! Command and result codes; one module per command.
 
+pub mod ack;
+pub mod broker_acquire_meta;
+pub mod broker_register;
+pub mod client_register;
+pub mod heartbeat;
+pub mod pull;
+pub mod send;
+
 /// What a request asks for. Requests and results are separate number spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i16)]
@@ -41,6 +49,21 @@ pub enum ResultCode {
 }
 
 impl CommandCode {
+    /// The command with this number, if we know it.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        Some(match code {
+            10 => Self::SendMessage,
+            11 => Self::PullMessage,
+            12 => Self::Ack,
+            30 => Self::BrokerRegister,
+            35 => Self::ClientRegister,
+            40 => Self::BrokerAcquireMeta,
+            100 => Self::Heartbeat,
+            _ => return None,
+        })
+    }
+
     /// The number in the header.
     #[must_use]
     pub const fn code(self) -> i16 {
@@ -49,9 +72,41 @@ impl CommandCode {
 }
 
 impl ResultCode {
+    /// The result with this number, if we know it.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        Some(match code {
+            0 => Self::Success,
+            3 => Self::UnknownCode,
+            4 => Self::NoMessage,
+            51 => Self::BrokerError,
+            52 => Self::BrokerReject,
+            53 => Self::ParamError,
+            100 => Self::Heartbeat,
+            _ => return None,
+        })
+    }
+
     /// The number in the header.
     #[must_use]
     pub const fn code(self) -> i16 {
         self as i16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_leads_back_to_its_code() {
+        let commands = (i16::MIN..=i16::MAX).filter_map(|n| Some((n, CommandCode::from_code(n)?)));
+        let commands: Vec<_> = commands
+            .inspect(|(n, c)| assert_eq!(c.code(), *n))
+            .collect();
+        assert_eq!(commands.len(), 7);
+        let results = (i16::MIN..=i16::MAX).filter_map(|n| Some((n, ResultCode::from_code(n)?)));
+        let results: Vec<_> = results.inspect(|(n, c)| assert_eq!(c.code(), *n)).collect();
+        assert_eq!(results.len(), 7);
     }
 }

@@ -1,5 +1,7 @@
 //! What can be wrong with a body.
 
+use qmq_model::PayloadError;
+
 /// Why a body is not the command it claims to be. Answered with code 51, the connection is kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -30,6 +32,14 @@ pub enum DecodeError {
     NotUtf8 {
         /// The field that was being read.
         field: &'static str,
+    },
+    /// One of the messages in the body is none.
+    #[error("message {index} of the body: {source}")]
+    Message {
+        /// Its place, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: PayloadError,
     },
     /// Bytes follow the last field.
     #[error("{bytes} bytes follow the last field")]
