@@ -18,8 +18,8 @@ use crate::error::DecodeError;
 
 /// Bytes of the checksum in front of a payload.
 pub const CRC_BYTES: usize = 8;
-/// Shortest message of a request. A body of the largest size holds at most this many times less
-/// messages than bytes, which is the only bound on their number.
+/// Shortest message of a request. With the largest body it bounds their number, which nothing else
+/// does: they are views of the frame and cost no memory of their own.
 pub const SENT_MESSAGE_BYTES_MIN: usize = CRC_BYTES + PAYLOAD_BYTES_MIN;
 
 /// Appends one message as a client sends it: checksum, then payload.
