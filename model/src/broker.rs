@@ -76,13 +76,19 @@ impl BrokerRole {
     /// Whether the group's address is this broker's: only masters are tracked by the metaserver.
     #[must_use]
     pub const fn is_master(self) -> bool {
-        matches!(self, Self::Master | Self::Standby | Self::Delay | Self::DelayMaster)
+        matches!(
+            self,
+            Self::Master | Self::Standby | Self::Delay | Self::DelayMaster
+        )
     }
 
     /// Whether a group of this role delivers delayed messages.
     #[must_use]
     pub const fn is_delay(self) -> bool {
-        matches!(self, Self::Delay | Self::DelayMaster | Self::DelaySlave | Self::DelayBackup)
+        matches!(
+            self,
+            Self::Delay | Self::DelayMaster | Self::DelaySlave | Self::DelayBackup
+        )
     }
 }
 

@@ -74,7 +74,11 @@ impl Message {
     /// The value of a property.
     #[must_use]
     pub fn property(&self, key: &str) -> Option<&str> {
-        self.properties.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.properties
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Sets a property, replacing an earlier value.
@@ -89,7 +93,9 @@ impl Message {
     /// How often it was delivered, this time included.
     #[must_use]
     pub fn times(&self) -> u32 {
-        self.property(property::TIMES).and_then(|text| text.parse().ok()).unwrap_or(1)
+        self.property(property::TIMES)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1)
     }
 
     /// Reads a message from its bytes; text that is not UTF-8 is replaced.
@@ -100,10 +106,15 @@ impl Message {
             subject: text(payload.subject),
             message_id: text(payload.message_id),
             created: UnixMillis(payload.create_ms),
-            due: payload.is_delayed().then_some(UnixMillis(payload.second_ms)),
+            due: payload
+                .is_delayed()
+                .then_some(UnixMillis(payload.second_ms)),
             low_reliability: payload.flag & FLAG_LOW_RELIABILITY != 0,
             tags: payload.tag_iter().map(text).collect(),
-            properties: payload.properties().map(|(k, v)| (text(k), text(v))).collect(),
+            properties: payload
+                .properties()
+                .map(|(k, v)| (text(k), text(v)))
+                .collect(),
         }
     }
 
@@ -113,8 +124,11 @@ impl Message {
     /// When the id, a tag or a property is outside its bounds.
     pub fn to_payload(&self) -> Result<Bytes, MessageError> {
         self.check()?;
-        let flag = if self.low_reliability { FLAG_LOW_RELIABILITY } else { 0 }
-            | if self.due.is_some() { FLAG_DELAY } else { 0 }
+        let flag = if self.low_reliability {
+            FLAG_LOW_RELIABILITY
+        } else {
+            0
+        } | if self.due.is_some() { FLAG_DELAY } else { 0 }
             | if self.tags.is_empty() { 0 } else { FLAG_TAGS };
         let mut out = BytesMut::with_capacity(64 + self.body_bytes());
         out.put_u8(flag);
@@ -124,7 +138,9 @@ impl Message {
         put_str(&mut out, self.message_id.as_bytes());
         if !self.tags.is_empty() {
             out.put_u8(u8::try_from(self.tags.len()).map_err(|_| MessageError::Tags)?);
-            self.tags.iter().for_each(|tag| put_str(&mut out, tag.as_bytes()));
+            self.tags
+                .iter()
+                .for_each(|tag| put_str(&mut out, tag.as_bytes()));
         }
         out.put_i32(i32::try_from(self.body_bytes()).map_err(|_| MessageError::BodyTooLong)?);
         for (key, value) in &self.properties {
@@ -135,7 +151,10 @@ impl Message {
     }
 
     fn body_bytes(&self) -> usize {
-        self.properties.iter().map(|(key, value)| 4 + key.len() + value.len()).sum()
+        self.properties
+            .iter()
+            .map(|(key, value)| 4 + key.len() + value.len())
+            .sum()
     }
 
     fn check(&self) -> Result<(), MessageError> {
@@ -149,8 +168,14 @@ impl Message {
             return Err(MessageError::Tags);
         }
         let long = |text: &String| text.len() > STRING_BYTES_MAX;
-        match self.properties.iter().find(|(key, value)| long(key) || long(value)) {
-            Some((key, _)) => Err(MessageError::PropertyTooLong(key.chars().take(100).collect())),
+        match self
+            .properties
+            .iter()
+            .find(|(key, value)| long(key) || long(value))
+        {
+            Some((key, _)) => Err(MessageError::PropertyTooLong(
+                key.chars().take(100).collect(),
+            )),
             None => Ok(()),
         }
     }
@@ -164,11 +189,17 @@ mod tests {
 
     #[test]
     fn refuses_what_consumers_cannot_read() {
-        let mut message = Message { subject: "s".into(), ..Message::default() };
+        let mut message = Message {
+            subject: "s".into(),
+            ..Message::default()
+        };
         assert_eq!(message.to_payload(), Err(MessageError::MessageId));
         message.message_id = "id".into();
         message.set_property("big", "x".repeat(32_768));
-        assert_eq!(message.to_payload(), Err(MessageError::PropertyTooLong("big".into())));
+        assert_eq!(
+            message.to_payload(),
+            Err(MessageError::PropertyTooLong("big".into()))
+        );
         message.set_property("big", "x".repeat(32_767));
         assert!(message.to_payload().is_ok());
         message.tags.insert(String::new());

@@ -62,13 +62,20 @@ impl<'a> SubjectKind<'a> {
         if !retry && !dead {
             return Self::Real;
         }
-        let mut parts = name.split('%').map(str::trim).filter(|part| !part.is_empty());
+        let mut parts = name
+            .split('%')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
         let (Some(_), Some(subject), Some(group), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Self::Real;
         };
-        if retry { Self::Retry { subject, group } } else { Self::DeadLetter { subject, group } }
+        if retry {
+            Self::Retry { subject, group }
+        } else {
+            Self::DeadLetter { subject, group }
+        }
     }
 
     /// The subject whose route this name shares: itself, or the one inside a retry name.
@@ -202,9 +209,7 @@ pub fn check_subject(name: &str) -> Result<(), NameError> {
             check_plain(name)?;
             check_units(name)
         }
-        SubjectKind::Retry { subject, group } => {
-            check_composed(name, RETRY_PREFIX, subject, group)
-        }
+        SubjectKind::Retry { subject, group } => check_composed(name, RETRY_PREFIX, subject, group),
         SubjectKind::DeadLetter { subject, group } => {
             check_composed(name, DEAD_LETTER_PREFIX, subject, group)
         }
@@ -215,9 +220,15 @@ fn check_composed(name: &str, prefix: &str, subject: &str, group: &str) -> Resul
     check_plain(subject)?;
     check_units(subject)?;
     check_plain(group)?;
-    let exact = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(subject));
+    let exact = name
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix(subject));
     let exact = exact.and_then(|rest| rest.strip_prefix('%'));
-    if exact == Some(group) { Ok(()) } else { Err(NameError::Character) }
+    if exact == Some(group) {
+        Ok(())
+    } else {
+        Err(NameError::Character)
+    }
 }
 
 fn check_units(name: &str) -> Result<(), NameError> {
@@ -239,11 +250,16 @@ fn check_plain(name: &str) -> Result<(), NameError> {
         return Err(NameError::Dots);
     }
     let forbidden = if name.is_ascii() {
-        name.bytes().any(|b| b <= b' ' || b == 0x7f || b == b'/' || b == b'%')
+        name.bytes()
+            .any(|b| b <= b' ' || b == 0x7f || b == b'/' || b == b'%')
     } else {
         name.chars().any(is_forbidden)
     };
-    if forbidden { Err(NameError::Character) } else { Ok(()) }
+    if forbidden {
+        Err(NameError::Character)
+    } else {
+        Ok(())
+    }
 }
 
 fn is_forbidden(c: char) -> bool {
@@ -258,7 +274,14 @@ mod tests {
 
     #[test]
     fn takes_ordinary_names() {
-        for name in ["order.changed", "a", "订单.创建", "with@at", "%RETRY%a%g", "%DEAD_RETRY%a%g"] {
+        for name in [
+            "order.changed",
+            "a",
+            "订单.创建",
+            "with@at",
+            "%RETRY%a%g",
+            "%DEAD_RETRY%a%g",
+        ] {
             assert_eq!(check_subject(name), Ok(()), "{name}");
         }
     }
@@ -297,7 +320,13 @@ mod tests {
     fn composes_retry_names() {
         let subject = Subject::new("a.b").unwrap();
         let group = ConsumerGroup::new("g").unwrap();
-        assert_eq!(Subject::retry(&subject, &group).unwrap().as_str(), "%RETRY%a.b%g");
-        assert_eq!(Subject::dead_letter(&subject, &group).unwrap().as_str(), "%DEAD_RETRY%a.b%g");
+        assert_eq!(
+            Subject::retry(&subject, &group).unwrap().as_str(),
+            "%RETRY%a.b%g"
+        );
+        assert_eq!(
+            Subject::dead_letter(&subject, &group).unwrap().as_str(),
+            "%DEAD_RETRY%a.b%g"
+        );
     }
 }

@@ -87,8 +87,17 @@ impl<'a> Payload<'a> {
         let body_len = usize::try_from(body_len).map_err(|_| PayloadError::NegativeLength)?;
         let body = take_slice(&mut rest, body_len)?;
         let bytes = &bytes[..bytes.len() - rest.len()];
-        let payload =
-            Self { flag, create_ms, second_ms, subject, message_id, tag_count, tags, body, bytes };
+        let payload = Self {
+            flag,
+            create_ms,
+            second_ms,
+            subject,
+            message_id,
+            tag_count,
+            tags,
+            body,
+            bytes,
+        };
         Ok((payload, rest))
     }
 
@@ -117,7 +126,10 @@ impl<'a> Payload<'a> {
     /// The value of a property, if it is there. A repeated key keeps the last value.
     #[must_use]
     pub fn property(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.properties().filter(|(k, _)| *k == key).last().map(|(_, value)| value)
+        self.properties()
+            .filter(|(k, _)| *k == key)
+            .last()
+            .map(|(_, value)| value)
     }
 
     /// Whether a Java consumer can read every property: each length fits 15 bits, nothing is left.
@@ -168,7 +180,9 @@ fn take_tags<'a>(flag: u8, rest: &mut &'a [u8]) -> Result<(u8, &'a [u8]), Payloa
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], PayloadError> {
-    let (head, tail) = rest.split_first_chunk::<N>().ok_or(PayloadError::Truncated)?;
+    let (head, tail) = rest
+        .split_first_chunk::<N>()
+        .ok_or(PayloadError::Truncated)?;
     *rest = tail;
     Ok(*head)
 }
@@ -205,7 +219,8 @@ mod tests {
         put_str(&mut out, b"id-1");
         if !tags.is_empty() {
             out.put_u8(u8::try_from(tags.len()).unwrap());
-            tags.iter().for_each(|tag| put_str(&mut out, tag.as_bytes()));
+            tags.iter()
+                .for_each(|tag| put_str(&mut out, tag.as_bytes()));
         }
         out.put_i32(6);
         put_str(&mut out, b"k");
@@ -240,7 +255,11 @@ mod tests {
     fn every_truncation_is_an_error() {
         let bytes = sample(&["t1"]);
         for len in 0..bytes.len() {
-            assert_eq!(Payload::split_first(&bytes[..len]), Err(PayloadError::Truncated), "{len}");
+            assert_eq!(
+                Payload::split_first(&bytes[..len]),
+                Err(PayloadError::Truncated),
+                "{len}"
+            );
         }
     }
 

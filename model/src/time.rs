@@ -42,9 +42,14 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the machine's clock"
+    )]
     fn now(&self) -> UnixMillis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
         UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }
@@ -80,7 +85,10 @@ mod tests {
     #[test]
     fn differences_never_wrap() {
         assert_eq!(UnixMillis(5).since(UnixMillis(9)), Duration::ZERO);
-        assert_eq!(UnixMillis(i64::MAX).plus(Duration::from_secs(1)), UnixMillis(i64::MAX));
+        assert_eq!(
+            UnixMillis(i64::MAX).plus(Duration::from_secs(1)),
+            UnixMillis(i64::MAX)
+        );
     }
 
     #[test]
