@@ -1,0 +1,10 @@
+//! Servers and clients over real sockets. Tests of time limits move the clock.
+
+mod client;
+mod drain;
+mod frames;
+mod limits;
+mod pool;
+mod raw;
+mod service;
+mod timeouts;

@@ -1,0 +1,79 @@
+//! A client that writes bytes as the test wants them, and waiting for conditions.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use qmq_protocol::{Frame, Header, split_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a condition may take by the wall clock, on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One socket of a client that is not ours.
+pub(crate) struct Raw {
+    pub(crate) stream: TcpStream,
+    buf: BytesMut,
+}
+
+impl Raw {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.expect("connected");
+        stream.set_nodelay(true).expect("an open socket");
+        Self::of(stream)
+    }
+
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buf: BytesMut::new(),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("written");
+    }
+
+    pub(crate) async fn send(&mut self, code: i16, opaque: i32, body: &[u8]) {
+        self.write(&request(code, opaque, body)).await;
+    }
+
+    /// The next frame; `None` when the other side has closed the connection.
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        loop {
+            let frame = split_frame(&mut self.buf, i32::MAX as usize / 2).expect("a frame");
+            if frame.is_some() {
+                return frame;
+            }
+            match self.stream.read_buf(&mut self.buf).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// A request and the reply to it.
+    pub(crate) async fn ask(&mut self, code: i16, opaque: i32, body: &[u8]) -> Frame {
+        self.send(code, opaque, body).await;
+        let frame = self.frame().await.expect("a reply");
+        assert_eq!(frame.header.opaque, opaque);
+        frame
+    }
+}
+
+/// A request frame.
+pub(crate) fn request(code: i16, opaque: i32, body: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    Header::request(code, opaque).put_frame(&mut bytes, |out| out.extend_from_slice(body));
+    bytes.freeze()
+}
+
+/// Waits for a condition. The clock of a paused runtime stands still meanwhile.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < PATIENCE, "never came: {what}");
+        tokio::task::yield_now().await;
+    }
+}
