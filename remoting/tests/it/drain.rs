@@ -6,7 +6,7 @@ use qmq_remoting::{CloseReason, DrainReport, ServerConfig};
 use tokio::net::TcpStream;
 
 use crate::raw::{Raw, until};
-use crate::service::{ECHO, LARGE, PARK, Running, echo, len_body};
+use crate::service::{ECHO, GATE, LARGE, PARK, Running, echo, len_body};
 
 #[tokio::test]
 async fn started_requests_are_answered_and_no_others_taken() {
@@ -101,6 +101,20 @@ async fn dropped_responders_do_not_hold_up_a_stop() {
     let parked = server.next_parked().await;
     server.stop.cancel();
     drop(parked);
+    assert_eq!(client.frame().await, None);
+    drop(client);
+    assert_eq!(server.served.await.expect("no panic").cut, 0);
+}
+
+#[tokio::test]
+async fn call_that_is_awaited_is_completed_by_a_stop() {
+    let server = Running::start(ServerConfig::default()).await;
+    let mut client = Raw::connect(server.addr).await;
+    client.send(GATE, 1, b"").await;
+    until("it waits", || server.stats.requests() == 1).await;
+    server.stop.cancel();
+    server.gate.add_permits(1);
+    assert_eq!(client.frame().await.expect("a reply").header.opaque, 1);
     assert_eq!(client.frame().await, None);
     drop(client);
     assert_eq!(server.served.await.expect("no panic").cut, 0);

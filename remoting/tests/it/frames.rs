@@ -5,10 +5,9 @@ use qmq_protocol::{Frame, Header};
 use qmq_remoting::{CloseReason, ServerConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::raw::{Raw, request, until};
-use crate::service::{DROP, ECHO, LARGE, PANIC, PARK, Running, echo, len_body};
+use crate::service::{DROP, ECHO, GATE, LARGE, PANIC, PARK, Running, echo, len_body};
 
 #[tokio::test]
 async fn replies_leave_in_the_order_of_answers() {
@@ -41,6 +40,21 @@ async fn parked_request_does_not_delay_the_next() {
     assert_eq!(client.ask(ECHO, 2, b"fast").await.body, "fast");
     echo(slow);
     assert_eq!(client.frame().await.expect("a reply").body, "slow");
+}
+
+#[tokio::test]
+async fn awaited_call_holds_up_its_own_connection_only() {
+    let server = Running::start(ServerConfig::default()).await;
+    let mut held = Raw::connect(server.addr).await;
+    held.write(&[request(GATE, 1, b""), request(ECHO, 2, b"behind")].concat())
+        .await;
+    until("it waits", || server.stats.requests() == 1).await;
+    let mut other = Raw::connect(server.addr).await;
+    assert_eq!(other.ask(ECHO, 3, b"free").await.body, "free");
+    assert_eq!(server.stats.requests(), 2);
+    server.gate.add_permits(1);
+    assert_eq!(held.frame().await.expect("a reply").header.opaque, 1);
+    assert_eq!(held.frame().await.expect("a reply").body, "behind");
 }
 
 #[tokio::test]
@@ -120,26 +134,20 @@ async fn frames_come_in_any_pieces() {
     for (opaque, body) in (0..).zip(&bodies) {
         bytes.extend_from_slice(&request(ECHO, opaque, body));
     }
-    let (mut reading, mut writing) = client.stream.into_split();
+    let (mut reading, mut writing) = client.split();
     let sender = tokio::spawn(async move {
         let mut left = &bytes[..];
         while !left.is_empty() {
             let max = if random.random_bool(0.5) { 30 } else { 50_000 };
             let (piece, rest) = left.split_at(random.random_range(1..=max).min(left.len()));
-            writing.write_all(piece).await.expect("written");
+            writing.write(piece).await;
             tokio::task::yield_now().await;
             left = rest;
         }
         writing
     });
-    let mut buf = BytesMut::new();
     for (opaque, body) in (0..).zip(&bodies) {
-        let reply = loop {
-            if let Some(frame) = qmq_protocol::split_frame(&mut buf, 1 << 20).expect("a frame") {
-                break frame;
-            }
-            assert_ne!(reading.read_buf(&mut buf).await.expect("read"), 0);
-        };
+        let reply = reading.frame().await.expect("a reply");
         assert_eq!(reply.header.opaque, opaque);
         assert!(reply.body == body, "body of {opaque}");
     }

@@ -4,6 +4,7 @@ mod client;
 mod drain;
 mod frames;
 mod limits;
+mod load;
 mod pool;
 mod raw;
 mod service;

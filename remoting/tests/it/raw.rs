@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use qmq_protocol::{Frame, Header, split_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// How long a condition may take by the wall clock, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One socket of a client that is not ours.
-pub(crate) struct Raw {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Raw<S = TcpStream> {
+    pub(crate) stream: S,
     buf: BytesMut,
 }
 
@@ -24,13 +25,37 @@ impl Raw {
         Self::of(stream)
     }
 
-    pub(crate) fn of(stream: TcpStream) -> Self {
+    /// A half that reads and a half that writes.
+    pub(crate) fn split(self) -> (Raw<OwnedReadHalf>, Raw<OwnedWriteHalf>) {
+        let (reading, writing) = self.stream.into_split();
+        (
+            Raw {
+                stream: reading,
+                buf: self.buf,
+            },
+            Raw::of(writing),
+        )
+    }
+
+    /// A request and the reply to it.
+    pub(crate) async fn ask(&mut self, code: i16, opaque: i32, body: &[u8]) -> Frame {
+        self.send(code, opaque, body).await;
+        let frame = self.frame().await.expect("a reply");
+        assert_eq!(frame.header.opaque, opaque);
+        frame
+    }
+}
+
+impl<S> Raw<S> {
+    pub(crate) fn of(stream: S) -> Self {
         Self {
             stream,
             buf: BytesMut::new(),
         }
     }
+}
 
+impl<S: AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("written");
     }
@@ -38,7 +63,9 @@ impl Raw {
     pub(crate) async fn send(&mut self, code: i16, opaque: i32, body: &[u8]) {
         self.write(&request(code, opaque, body)).await;
     }
+}
 
+impl<S: AsyncRead + Unpin> Raw<S> {
     /// The next frame; `None` when the other side has closed the connection.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
         loop {
@@ -51,14 +78,6 @@ impl Raw {
                 Ok(_) => {}
             }
         }
-    }
-
-    /// A request and the reply to it.
-    pub(crate) async fn ask(&mut self, code: i16, opaque: i32, body: &[u8]) -> Frame {
-        self.send(code, opaque, body).await;
-        let frame = self.frame().await.expect("a reply");
-        assert_eq!(frame.header.opaque, opaque);
-        frame
     }
 }
 

@@ -9,7 +9,7 @@ use qmq_protocol::ResultCode;
 use qmq_remoting::{
     DrainReport, Request, Responder, Server, ServerConfig, ServerStats, Service, answer_unknown,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,8 @@ pub(crate) const ECHO: i16 = 10;
 pub(crate) const PARK: i16 = 11;
 /// Answered at once with as many bytes as the body says.
 pub(crate) const LARGE: i16 = 12;
+/// Answered while the call is awaited, once the test opens the gate.
+pub(crate) const GATE: i16 = 40;
 /// Panics.
 pub(crate) const PANIC: i16 = 30;
 /// Dropped without an answer.
@@ -28,6 +30,7 @@ pub(crate) const DROP: i16 = 35;
 const DRAIN: Duration = Duration::from_secs(10);
 
 struct ByCode {
+    gate: Arc<Semaphore>,
     parked: mpsc::Sender<(Request, Responder)>,
 }
 
@@ -41,6 +44,10 @@ impl Service for ByCode {
                 .await
                 .expect("the test listens"),
             LARGE => responder.send_bytes(0, large(&request.body)),
+            GATE => {
+                let _open = self.gate.acquire().await.expect("never closed");
+                responder.send_empty(ResultCode::Success);
+            }
             PANIC => panic!("as the request demands"),
             DROP => drop(responder),
             _ => answer_unknown(responder),
@@ -63,6 +70,8 @@ pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     pub(crate) stats: Arc<ServerStats>,
     pub(crate) parked: mpsc::Receiver<(Request, Responder)>,
+    /// Shut until it gets a permit.
+    pub(crate) gate: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
     pub(crate) served: JoinHandle<DrainReport>,
 }
@@ -77,12 +86,18 @@ impl Running {
         let server = Server::bind(any, config).await.expect("bound");
         let (sender, parked) = mpsc::channel(1000);
         let stop = CancellationToken::new();
+        let gate = Arc::new(Semaphore::new(0));
+        let service = Arc::new(ByCode {
+            gate: Arc::clone(&gate),
+            parked: sender,
+        });
         Self {
             addr: server.local_addr(),
             stats: server.stats(),
             parked,
+            gate,
             stop: stop.clone(),
-            served: tokio::spawn(server.serve(Arc::new(ByCode { parked: sender }), stop, drain)),
+            served: tokio::spawn(server.serve(service, stop, drain)),
         }
     }
 
