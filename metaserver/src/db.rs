@@ -1,0 +1,144 @@
+//! The metadata database: the pool, its deadlines and its errors. One file per table holds the
+//! table's rows and queries.
+//!
+//! Queries are the same for every kind of database; the little that differs (the clock, how times
+//! are kept) stands in `dialect.rs` and is written `{now}` or `{ms:column}` in a query.
+
+pub mod broker;
+pub mod broker_group;
+pub mod broker_liveness;
+pub mod client_meta_info;
+pub mod client_offline_state;
+mod dialect;
+mod migration;
+pub mod readonly_setting;
+pub mod subject_info;
+pub mod subject_route;
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyPool, AssertSqlSafe};
+
+pub use dialect::{DatabaseUrl, DatabaseUrlError};
+
+use dialect::Dialect;
+
+/// Longest wait for one statement, connection included. Brokers wait 2 s for an answer.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Longest wait for reading a whole table.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a connection of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// A row with one of these keys is there already.
+    #[error("a row with the same key exists")]
+    Duplicate,
+    /// No answer in time.
+    #[error("the database did not answer in time")]
+    Timeout,
+    /// Anything else.
+    #[error("database: {0}")]
+    Failed(sqlx::Error),
+    /// The database was written by a later version.
+    #[error("the database has schema version {found}, this program knows versions up to {known}")]
+    NewerSchema {
+        /// Version in the database.
+        found: i64,
+        /// Latest version this program knows.
+        known: i64,
+    },
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) if database.is_unique_violation() => Self::Duplicate,
+            sqlx::Error::PoolTimedOut => Self::Timeout,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// What a query returns.
+pub type DbResult<T> = Result<T, DbError>;
+
+/// A handle on the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db {
+    pool: AnyPool,
+    dialect: &'static Dialect,
+}
+
+impl Db {
+    /// Opens the database, creates what is missing and applies migrations.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or was written by a later version.
+    pub async fn open(url: &DatabaseUrl, connections_max: u32) -> DbResult<Self> {
+        sqlx::any::install_default_drivers();
+        let dialect = url.dialect();
+        let options = AnyPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |connection, _| Box::pin(dialect.prepare(connection)));
+        let pool = options.connect(&url.connect_url()).await?;
+        let db = Self { pool, dialect };
+        migration::run(&db.pool, dialect).await?;
+        Ok(db)
+    }
+
+    /// Closes every connection; later queries fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// The clock all metaservers share, ms.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn now_ms(&self) -> DbResult<i64> {
+        let query = sqlx::query_scalar(AssertSqlSafe(self.dialect.expand("SELECT {now_ms}")));
+        self.run(query.fetch_one(&self.pool)).await
+    }
+
+    /// A query whose text holds `{now}`, `{now_ms}` or `{ms:column}` where dialects differ.
+    fn query(&self, text: &'static str) -> Query<'static, Any, AnyArguments> {
+        sqlx::query(AssertSqlSafe(self.dialect.expand(text)))
+    }
+
+    async fn run<T>(&self, query: impl Future<Output = sqlx::Result<T>>) -> DbResult<T> {
+        within(STATEMENT_TIMEOUT, query).await
+    }
+
+    /// Reads a whole table.
+    async fn scan(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<Vec<AnyRow>> {
+        within(SCAN_TIMEOUT, query.fetch_all(&self.pool)).await
+    }
+
+    /// Runs a statement; returns the number of rows it matched.
+    async fn execute(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<u64> {
+        Ok(self.run(query.execute(&self.pool)).await?.rows_affected())
+    }
+
+    /// Inserts a row; `false` when a row with the same key exists.
+    async fn insert(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<bool> {
+        match self.execute(query).await {
+            Ok(_) => Ok(true),
+            Err(DbError::Duplicate) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, query: impl Future<Output = sqlx::Result<T>>) -> DbResult<T> {
+    match tokio::time::timeout(limit, query).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(DbError::Timeout),
+    }
+}

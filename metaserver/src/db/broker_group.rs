@@ -1,0 +1,172 @@
+//! Table `broker_group`: what clients are told about a group.
+
+use qmq_model::BrokerState;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use tracing::warn;
+
+use super::{Db, DbResult};
+
+/// What a group is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupKind {
+    /// Realtime messages.
+    Normal,
+    /// Delayed messages.
+    Delay,
+}
+
+impl GroupKind {
+    const fn from_code(code: i64) -> Option<Self> {
+        Some(match code {
+            1 => Self::Normal,
+            2 => Self::Delay,
+            _ => return None,
+        })
+    }
+
+    const fn code(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Delay => 2,
+        }
+    }
+}
+
+/// A group that has been online.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub kind: GroupKind,
+    /// `ip:port` clients use.
+    pub master: String,
+    /// What clients may do with it.
+    pub state: BrokerState,
+    /// Subjects with the same tag are assigned to it.
+    pub tag: String,
+    /// When the row changed last, ms.
+    pub updated_ms: i64,
+}
+
+impl GroupRow {
+    /// `None`, with a warning, for a row that a human or a later version wrote.
+    fn read(row: &AnyRow) -> sqlx::Result<Option<Self>> {
+        let name: String = row.try_get(0)?;
+        let kind = GroupKind::from_code(row.try_get(1)?);
+        let state: i64 = row.try_get(3)?;
+        let state = i32::try_from(state).ok().and_then(BrokerState::from_code);
+        let (Some(kind), Some(state)) = (kind, state) else {
+            warn!(
+                group = name,
+                "a row of table broker_group has an unknown kind or state: skipped"
+            );
+            return Ok(None);
+        };
+        let (master, tag, updated_ms) = (row.try_get(2)?, row.try_get(4)?, row.try_get(5)?);
+        Ok(Some(Self {
+            name,
+            kind,
+            master,
+            state,
+            tag,
+            updated_ms,
+        }))
+    }
+}
+
+impl Db {
+    /// All groups, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn groups(&self) -> DbResult<Vec<GroupRow>> {
+        let query = self.query(
+            "SELECT group_name, CAST(kind AS SIGNED), master_address, \
+             CAST(broker_state AS SIGNED), tag, {ms:update_time} FROM broker_group \
+             ORDER BY group_name",
+        );
+        let rows = self.scan(query).await?;
+        let rows = rows
+            .iter()
+            .filter_map(|row| GroupRow::read(row).transpose());
+        Ok(rows.collect::<sqlx::Result<_>>()?)
+    }
+
+    /// One group.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn group(&self, name: &str) -> DbResult<Option<GroupRow>> {
+        let query = self.query(
+            "SELECT group_name, CAST(kind AS SIGNED), master_address, \
+             CAST(broker_state AS SIGNED), tag, {ms:update_time} FROM broker_group \
+             WHERE group_name = ?",
+        );
+        let row = self
+            .run(query.bind(name.to_owned()).fetch_optional(&self.pool))
+            .await?;
+        Ok(row.as_ref().map(GroupRow::read).transpose()?.flatten())
+    }
+
+    /// Sets address and state of a group, which is created if need be. Its kind never changes.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_group(
+        &self,
+        name: &str,
+        kind: GroupKind,
+        master: &str,
+        state: BrokerState,
+    ) -> DbResult<()> {
+        if self.update_group(name, master, state).await? {
+            return Ok(());
+        }
+        let query = self.query(
+            "INSERT INTO broker_group (group_name, kind, master_address, broker_state, tag, \
+             create_time, update_time) VALUES (?, ?, ?, ?, '', {now}, {now})",
+        );
+        let query = query
+            .bind(name.to_owned())
+            .bind(kind.code())
+            .bind(master.to_owned())
+            .bind(i32::from(state.code()));
+        if !self.insert(query).await? {
+            // Another metaserver created it in between.
+            self.update_group(name, master, state).await?;
+        }
+        Ok(())
+    }
+
+    async fn update_group(&self, name: &str, master: &str, state: BrokerState) -> DbResult<bool> {
+        let query = self.query(
+            "UPDATE broker_group SET master_address = ?, broker_state = ?, update_time = {now} \
+             WHERE group_name = ?",
+        );
+        let query = query
+            .bind(master.to_owned())
+            .bind(i32::from(state.code()))
+            .bind(name.to_owned());
+        Ok(self.execute(query).await? > 0)
+    }
+
+    /// Marks a group as away if no metaserver has heard it for `silence_ms`; `true` when this call
+    /// did it. One statement, so that a heartbeat in between is not overruled.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_silent_group_away(&self, name: &str, silence_ms: i64) -> DbResult<bool> {
+        let query = self.query(
+            "UPDATE broker_group SET broker_state = 4, update_time = {now} \
+             WHERE group_name = ? AND broker_state <> 4 AND NOT EXISTS (\
+             SELECT 1 FROM qmq_broker_liveness l WHERE l.group_name = broker_group.group_name \
+             AND l.last_seen_ms > {now_ms} - ?)",
+        );
+        Ok(self
+            .execute(query.bind(name.to_owned()).bind(silence_ms))
+            .await?
+            > 0)
+    }
+}

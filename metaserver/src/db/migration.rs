@@ -1,0 +1,64 @@
+//! Numbered changes of the schema, applied once each, in order, at start.
+
+use std::time::Duration;
+
+use sqlx::{AnyPool, Executor, Row};
+
+use super::dialect::Dialect;
+use super::{DbError, DbResult};
+
+/// Longest wait for all migrations: a big table may be rewritten, a second metaserver may be at it.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// One file of `sql/`.
+#[derive(Debug)]
+pub(super) struct Migration {
+    pub(super) number: i64,
+    pub(super) name: &'static str,
+    pub(super) text: &'static str,
+}
+
+/// Brings the schema up to date. Safe to run from two metaservers at once.
+pub(super) async fn run(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
+    match tokio::time::timeout(MIGRATION_TIMEOUT, apply(pool, dialect)).await {
+        Ok(result) => result,
+        Err(_) => Err(DbError::Timeout),
+    }
+}
+
+async fn apply(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
+    // The write lock is taken first: a second metaserver waits and then finds everything done.
+    let mut transaction = pool.begin_with(dialect.begin).await?;
+    let create = "CREATE TABLE IF NOT EXISTS qmq_schema (\
+                  version BIGINT NOT NULL PRIMARY KEY, name VARCHAR(100) NOT NULL)";
+    transaction.execute(create).await?;
+    let newest = transaction
+        .fetch_one("SELECT COALESCE(MAX(version), 0) FROM qmq_schema")
+        .await?;
+    let found: i64 = newest.try_get(0)?;
+    let known = dialect
+        .migrations
+        .last()
+        .map_or(0, |migration| migration.number);
+    if found > known {
+        return Err(DbError::NewerSchema { found, known });
+    }
+    for migration in dialect
+        .migrations
+        .iter()
+        .filter(|migration| migration.number > found)
+    {
+        transaction.execute(sqlx::raw_sql(migration.text)).await?;
+        let note = sqlx::query("INSERT INTO qmq_schema (version, name) VALUES (?, ?)");
+        transaction
+            .execute(note.bind(migration.number).bind(migration.name))
+            .await?;
+        tracing::info!(
+            number = migration.number,
+            name = migration.name,
+            "migration applied"
+        );
+    }
+    transaction.commit().await?;
+    Ok(())
+}

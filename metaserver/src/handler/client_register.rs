@@ -1,0 +1,175 @@
+//! CLIENT_REGISTER: which brokers serve a subject.
+//!
+//! Most questions are answered from memory on the spot. One that first needs an assignment, or for
+//! which no group is there yet, gets a task of its own and a bounded wait.
+
+use std::sync::Arc;
+
+use qmq_model::BrokerGroup;
+use qmq_model::names::{SubjectKind, check_subject};
+use qmq_protocol::command::client_register::{
+    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType, OnOfflineState,
+};
+use qmq_protocol::{Decode, Encode, ResultCode};
+use qmq_remoting::{Request, Responder};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::refuse_body;
+use crate::db::broker_group::GroupRow;
+use crate::db::client_meta_info::ClientRow;
+use crate::metrics::ClientLabel;
+use crate::routing::Route;
+use crate::state::State;
+
+/// Answers at once or starts the task that will.
+pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder) {
+    let version = request.header.version;
+    let question = match ClientRegisterRequest::decode(version, &request.body) {
+        Ok(question) => question,
+        Err(error) => return refuse_body(&request.header, &error, responder),
+    };
+    if let Err(error) = check_subject(question.subject) {
+        debug!(subject = question.subject, peer = %request.peer, %error, "subject refused");
+        state.counters.client_refused.inc();
+        let refusal = ClientRegisterResponse::refusal(&question);
+        return responder.send(ResultCode::Success.code(), |out| {
+            refusal.encode(version, out)
+        });
+    }
+    let label = ClientLabel {
+        clientTypeCode: i32::from(question.client_type().code()),
+    };
+    state.counters.client_registers.get_or_create(&label).inc();
+    if question.request_type == ClientRequestType::Online {
+        state.clients.note(client_row(&question));
+    }
+    let subject = SubjectKind::real_subject(question.subject);
+    let route = state.snapshots.route(subject);
+    let must_wait = is_assigned(question.client_type()) && state.assigner.is_unsettled(subject)
+        || state.lacks_groups(&question, route.as_deref());
+    if must_wait {
+        if let Ok(permit) = Arc::clone(&state.waiting).try_acquire_owned() {
+            let task = answer_later(Arc::clone(state), request, responder, permit);
+            state.tasks.spawn(task);
+            return;
+        }
+        warn!("too many clients wait for a route: one is answered with what is known");
+    }
+    state.answer(&question, route.as_deref(), version, responder);
+}
+
+/// Assigns groups and, while there are none for the client, waits for some.
+async fn answer_later(
+    state: Arc<State>,
+    request: Request,
+    responder: Responder,
+    _permit: OwnedSemaphorePermit,
+) {
+    let version = request.header.version;
+    let Ok(question) = ClientRegisterRequest::decode(version, &request.body) else {
+        // It was decoded a moment ago.
+        return responder.send_empty(ResultCode::BrokerError);
+    };
+    let subject = SubjectKind::real_subject(question.subject);
+    let until = Instant::now() + state.first_route_wait;
+    let mut changes = state.snapshots.changes();
+    loop {
+        changes.mark_unchanged();
+        let route = if is_assigned(question.client_type()) {
+            match state.assigner.settle(subject).await {
+                Ok(route) => route,
+                Err(error) => {
+                    // An empty list would stop a consumer; an error code is ignored by all.
+                    warn!(subject, %error, "nothing is known about a subject");
+                    state.counters.unknown_answers.inc();
+                    return responder.send_empty(ResultCode::BrokerError);
+                }
+            }
+        } else {
+            None
+        };
+        let is_over = Instant::now() >= until || !responder.is_connected();
+        if is_over || !state.lacks_groups(&question, route.as_deref()) {
+            return state.answer(&question, route.as_deref(), version, responder);
+        }
+        // Both mean another look: the time is up, or something has changed.
+        drop(tokio::time::timeout_at(until, changes.changed()).await);
+    }
+}
+
+/// Whether clients of this type are served by the route of their subject.
+fn is_assigned(client_type: ClientType) -> bool {
+    client_type != ClientType::DelayProducer
+}
+
+fn client_row(question: &ClientRegisterRequest<'_>) -> ClientRow {
+    ClientRow {
+        subject: question.subject.to_owned(),
+        client_type: question.echoed_client_type(),
+        consumer_group: question.consumer_group.to_owned(),
+        client_id: question.client_id.to_owned(),
+        app_code: question.app_code.to_owned(),
+        room: question.ldc.to_owned(),
+    }
+}
+
+impl State {
+    /// Whether there is no group at all for the client, leaving readonly marks aside: those are
+    /// not going to vanish while it waits.
+    fn lacks_groups(&self, question: &ClientRegisterRequest<'_>, route: Option<&Route>) -> bool {
+        let subject = SubjectKind::real_subject(question.subject);
+        let client_type = match question.client_type() {
+            ClientType::DelayProducer => ClientType::DelayProducer,
+            _ => ClientType::Consumer,
+        };
+        let snapshot = self.snapshots.current();
+        snapshot
+            .view
+            .answer(subject, route, client_type, &mut rand::rng())
+            .is_empty()
+    }
+
+    fn answer(
+        &self,
+        question: &ClientRegisterRequest<'_>,
+        route: Option<&Route>,
+        version: i16,
+        responder: Responder,
+    ) {
+        let subject = SubjectKind::real_subject(question.subject);
+        let snapshot = self.snapshots.current();
+        let groups = snapshot
+            .view
+            .answer(subject, route, question.client_type(), &mut rand::rng());
+        if groups.is_empty() {
+            self.counters.empty_answers.inc();
+        }
+        let is_offline = snapshot.is_offline(question.client_id, subject, question.consumer_group);
+        let response = ClientRegisterResponse {
+            timestamp_ms: snapshot.time_ms,
+            subject: question.subject,
+            consumer_group: question.consumer_group,
+            state: if is_offline {
+                OnOfflineState::Offline
+            } else {
+                OnOfflineState::Online
+            },
+            client_type_code: question.echoed_client_type(),
+            groups: groups.into_iter().map(on_the_wire).collect(),
+        };
+        responder.send(ResultCode::Success.code(), |out| {
+            response.encode(version, out)
+        });
+    }
+}
+
+fn on_the_wire(group: &GroupRow) -> BrokerGroup {
+    BrokerGroup {
+        name: group.name.clone(),
+        master: group.master.clone(),
+        updated_ms: group.updated_ms,
+        state: group.state,
+    }
+}

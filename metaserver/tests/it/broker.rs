@@ -1,0 +1,270 @@
+//! BROKER_ACQUIRE_META, BROKER_REGISTER and the liveness of groups.
+
+use bytes::BytesMut;
+use qmq_metaserver::MetaserverConfig;
+use qmq_metaserver::config::RuleValues;
+use qmq_model::BrokerRole;
+use qmq_model::BrokerState::{self, Away, Read, ReadWrite};
+use qmq_protocol::command::broker_acquire_meta::{
+    BrokerAcquireMetaRequest, BrokerAcquireMetaResponse,
+};
+use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Offline, Online};
+use qmq_protocol::command::client_register::ClientType;
+use qmq_protocol::{CommandCode, Decode, Encode};
+use sqlx::Row;
+
+use crate::node::{Master, Node, Place, question};
+
+const G1: Master = Master {
+    group: "g1",
+    address: "10.0.0.1:20881",
+    role: BrokerRole::Master,
+};
+
+async fn acquire(node: &Node, hostname: &str, port: i32) -> Result<(String, String, i32), i16> {
+    let request = BrokerAcquireMetaRequest { hostname, port };
+    let write = |out: &mut BytesMut| request.encode(9, out);
+    let reply = node.request(CommandCode::BrokerAcquireMeta, write).await;
+    if reply.header.code != 0 {
+        assert!(reply.body.is_empty());
+        return Err(reply.header.code);
+    }
+    let meta = BrokerAcquireMetaResponse::decode(9, &reply.body).unwrap();
+    Ok((
+        meta.name.to_owned(),
+        meta.master.to_owned(),
+        meta.role.code(),
+    ))
+}
+
+async fn add(node: &Node, role: &str, hostname: &str, ip: &str) {
+    let form = [
+        ("action", "AddBroker"),
+        ("brokerGroup", "g1"),
+        ("role", role),
+        ("hostname", hostname),
+        ("ip", ip),
+        ("servePort", "20881"),
+        ("syncPort", "20882"),
+    ];
+    let reply = node.manage(&form).await;
+    assert!(reply.starts_with("{\"status\":0,"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_broker_learns_who_it_is_and_whom_it_copies_from() {
+    let place = Place::new();
+    let node = place.start().await;
+    assert_eq!(acquire(&node, "m", 20881).await, Err(51));
+    add(&node, "4", "b", "10.0.0.3").await;
+    assert_eq!(
+        acquire(&node, "b", 20881).await,
+        Err(51),
+        "there is no slave to copy from"
+    );
+    add(&node, "1", "s", "10.0.0.2").await;
+    assert_eq!(
+        acquire(&node, "s", 20881).await,
+        Err(51),
+        "there is no master to copy from"
+    );
+    add(&node, "0", "m", "10.0.0.1").await;
+    let meta = |master: &str, role| Ok(("g1".to_owned(), master.to_owned(), role));
+    assert_eq!(acquire(&node, "m", 20881).await, meta("", 0));
+    assert_eq!(acquire(&node, "s", 20881).await, meta("10.0.0.1:20882", 1));
+    assert_eq!(acquire(&node, "b", 20881).await, meta("10.0.0.2:20882", 4));
+    assert_eq!(acquire(&node, "m", 20882).await, Err(51));
+    node.stop().await;
+}
+
+async fn stored(place: &Place) -> Option<(String, i64)> {
+    let sql = place.sql().await;
+    let row = sqlx::query("SELECT master_address, broker_state FROM broker_group");
+    row.fetch_optional(&sql)
+        .await
+        .unwrap()
+        .map(|row| (row.get(0), row.get(1)))
+}
+
+#[tokio::test]
+async fn a_group_goes_through_its_states() {
+    let place = Place::new();
+    let node = place.start().await;
+    add(&node, "0", "m", "10.0.0.1").await;
+    let at = |state: BrokerState| Some((G1.address.to_owned(), i64::from(state.code())));
+    assert_eq!(node.report(G1, Heartbeat, Away).await, 0);
+    assert_eq!(stored(&place).await, None);
+    assert_eq!(node.report(G1, Online, Away).await, 0);
+    assert_eq!(
+        stored(&place).await,
+        at(ReadWrite),
+        "ONLINE stores RW whatever it says"
+    );
+    for state in [Read, ReadWrite, Away, ReadWrite] {
+        assert_eq!(node.report(G1, Heartbeat, state).await, 0);
+        assert_eq!(stored(&place).await, at(state));
+    }
+    assert_eq!(node.report(G1, Offline, ReadWrite).await, 0);
+    assert_eq!(stored(&place).await, at(Away));
+    node.stop().await;
+}
+
+/// Trap 2 of metaserver 10.1: a lost row stayed lost until the broker was restarted.
+#[tokio::test]
+async fn a_heartbeat_brings_a_lost_row_back() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    let sql = place.sql().await;
+    sqlx::query("DELETE FROM broker_group")
+        .execute(&sql)
+        .await
+        .unwrap();
+    let producer = question("order.paid", ClientType::Producer);
+    node.ask_until(producer, |answer| answer.groups.is_empty())
+        .await;
+    assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
+    node.ask_until(producer, |answer| answer.names() == ["g1"])
+        .await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_moves_only_to_an_address_that_was_registered() {
+    let place = Place::new();
+    let node = place.start().await;
+    let stranger = Master { group: "g9", ..G1 };
+    assert_eq!(node.report(stranger, Online, ReadWrite).await, 51);
+    assert_eq!(node.report(stranger, Heartbeat, ReadWrite).await, 51);
+    assert_eq!(stored(&place).await, None);
+
+    add(&node, "0", "m", "10.0.0.1").await;
+    // The first address is taken as it is reported: the operator may have entered another.
+    let first = Master {
+        address: "192.168.0.1:20881",
+        ..G1
+    };
+    assert_eq!(node.report(first, Online, ReadWrite).await, 0);
+    let thief = Master {
+        address: "10.6.6.6:20881",
+        ..G1
+    };
+    for what in [Online, Heartbeat, Offline] {
+        assert_eq!(node.report(thief, what, ReadWrite).await, 51, "{what:?}");
+        assert_eq!(
+            stored(&place).await,
+            Some((first.address.to_owned(), 1)),
+            "{what:?}"
+        );
+    }
+    assert_eq!(
+        node.report(
+            Master {
+                address: "nonsense",
+                ..G1
+            },
+            Online,
+            ReadWrite
+        )
+        .await,
+        51
+    );
+    let other_kind = Master {
+        role: BrokerRole::DelayMaster,
+        ..first
+    };
+    assert_eq!(node.report(other_kind, Online, ReadWrite).await, 51);
+    // The address that was entered is always welcome.
+    assert_eq!(node.report(G1, Online, ReadWrite).await, 0);
+    assert_eq!(stored(&place).await, Some((G1.address.to_owned(), 1)));
+    node.stop().await;
+
+    let config = MetaserverConfig {
+        open_register: true,
+        ..place.config()
+    };
+    let node = place.start_with(config).await;
+    assert_eq!(node.report(thief, Online, ReadWrite).await, 0);
+    assert_eq!(stored(&place).await, Some((thief.address.to_owned(), 1)));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn slaves_are_always_told_yes_and_have_no_effect() {
+    let place = Place::new();
+    let node = place.start().await;
+    for role in [
+        BrokerRole::Slave,
+        BrokerRole::Backup,
+        BrokerRole::DelaySlave,
+        BrokerRole::DelayBackup,
+    ] {
+        assert_eq!(
+            node.report(Master { role, ..G1 }, Online, ReadWrite).await,
+            0
+        );
+    }
+    assert_eq!(stored(&place).await, None);
+    node.stop().await;
+}
+
+fn quick(place: &Place, heartbeat_timeout_ms: u64) -> MetaserverConfig {
+    let rules = RuleValues {
+        heartbeat_timeout_ms,
+        ..place.config().rules
+    };
+    MetaserverConfig {
+        rules,
+        ..place.config()
+    }
+}
+
+#[tokio::test]
+async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back() {
+    let place = Place::new();
+    let node = place.start_with(quick(&place, 100)).await;
+    node.bring_online(G1).await;
+    let producer = question("order.paid", ClientType::Producer);
+    node.ask_until(producer, |answer| answer.names() == ["g1"])
+        .await;
+    node.ask_until(producer, |answer| answer.groups.is_empty())
+        .await;
+    assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
+    node.ask_until(producer, |answer| answer.names() == ["g1"])
+        .await;
+    node.stop().await;
+}
+
+/// Trap 3 of metaserver 10.1: timers were armed by reports only, so a broker that died while all
+/// metaservers were down stayed RW.
+#[tokio::test]
+async fn a_broker_that_died_while_nobody_watched_is_found() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    node.stop().await;
+    let node = place.start_with(quick(&place, 100)).await;
+    let producer = question("order.paid", ClientType::Producer);
+    node.ask_until(producer, |answer| answer.groups.is_empty())
+        .await;
+    node.stop().await;
+}
+
+/// Trap 3 of metaserver 10.1: a broker that moved to another metaserver was set to NRW by the one
+/// it had left.
+#[tokio::test]
+async fn a_broker_that_moves_to_another_metaserver_stays() {
+    let place = Place::new();
+    let left = place.start_with(quick(&place, 300)).await;
+    let joined = place.start_with(quick(&place, 300)).await;
+    left.bring_online(G1).await;
+    let begin = std::time::Instant::now();
+    // Three time-outs of heartbeats to the other node, as often as the machine allows.
+    while begin.elapsed().as_millis() < 900 {
+        assert_eq!(joined.report(G1, Heartbeat, ReadWrite).await, 0);
+        let stored = stored(&place).await;
+        assert_eq!(stored, Some((G1.address.to_owned(), 1)));
+    }
+    left.stop().await;
+    joined.stop().await;
+}

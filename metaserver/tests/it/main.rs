@@ -1,0 +1,14 @@
+//! Tests of a metaserver over its ports, on a database of its own.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on may as well panic"
+)]
+
+mod broker;
+mod client;
+mod conf;
+mod management;
+mod node;
+mod outage;
+mod process;
+mod race;

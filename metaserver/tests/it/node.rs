@@ -1,0 +1,306 @@
+//! A metaserver in this process, and everything one can ask it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use qmq_daemon::process::Running;
+use qmq_daemon::settings::Settings;
+use qmq_metaserver::{MetaserverConfig, RunningMetaserver, start};
+use qmq_model::{BrokerGroup, BrokerRole, BrokerState};
+use qmq_protocol::command::broker_register::{BrokerRegisterRequest, BrokerRequestType};
+use qmq_protocol::command::client_register::{
+    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType,
+};
+use qmq_protocol::{CommandCode, Decode, Encode, Frame};
+use qmq_remoting::{Client, ClientConfig};
+use sqlx::SqlitePool;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The token that is valid.
+pub(crate) const TOKEN: &str = "secret";
+const VERSION: i16 = 9;
+
+/// A folder with a database and tokens; nodes run on it.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokens.properties"), "secret=tests\n").unwrap();
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path().join("data/metaserver.db")
+    }
+
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.path().join("tokens.properties")
+    }
+
+    /// Quick timers, nobody waits for a first route, everything else as in production.
+    pub(crate) fn config(&self) -> MetaserverConfig {
+        let url = format!("sqlite:{}", self.database().display());
+        let pairs = [
+            ("jdbc.url", url.as_str()),
+            ("meta.server.port", "0"),
+            ("meta.server.discover.port", "0"),
+            ("qmq.ip", "127.0.0.1"),
+            ("first.route.wait.ms", "0"),
+        ];
+        let settings = Settings::of_pairs("metaserver", &pairs);
+        let config = MetaserverConfig::from_settings(&settings).unwrap();
+        MetaserverConfig {
+            tokens_file: Some(self.tokens()),
+            refresh_period: Duration::from_millis(20),
+            ..config
+        }
+    }
+
+    pub(crate) async fn start(&self) -> Node {
+        self.start_with(self.config()).await
+    }
+
+    pub(crate) async fn start_with(&self, config: MetaserverConfig) -> Node {
+        let stop = CancellationToken::new();
+        let settings = Settings::of_pairs("metaserver", &[]);
+        let running = start(config, settings, stop.clone()).await.unwrap();
+        let client = Client::connect(local(running.tcp_addr()), ClientConfig::default())
+            .await
+            .unwrap();
+        Node {
+            running,
+            stop,
+            client,
+        }
+    }
+
+    /// The database, past the metaserver.
+    pub(crate) async fn sql(&self) -> SqlitePool {
+        SqlitePool::connect(&format!("sqlite:{}", self.database().display()))
+            .await
+            .unwrap()
+    }
+}
+
+fn local(address: std::net::SocketAddr) -> String {
+    format!("127.0.0.1:{}", address.port())
+}
+
+/// A running metaserver and a connection to it.
+pub(crate) struct Node {
+    running: RunningMetaserver,
+    stop: CancellationToken,
+    client: Client,
+}
+
+/// An answer to a client, owned.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: i16,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) subject: String,
+    pub(crate) consumer_group: String,
+    pub(crate) is_online: bool,
+    pub(crate) client_type: i8,
+    pub(crate) groups: Vec<BrokerGroup>,
+}
+
+impl Answer {
+    fn read(frame: &Frame) -> Self {
+        let code = frame.header.code;
+        let response = (code == 0).then(|| {
+            ClientRegisterResponse::decode(VERSION, &frame.body).expect("a whole response")
+        });
+        let Some(response) = response else {
+            assert!(frame.body.is_empty());
+            return Self {
+                code,
+                timestamp_ms: 0,
+                subject: String::new(),
+                consumer_group: String::new(),
+                is_online: true,
+                client_type: 0,
+                groups: Vec::new(),
+            };
+        };
+        Self {
+            code,
+            timestamp_ms: response.timestamp_ms,
+            subject: response.subject.to_owned(),
+            consumer_group: response.consumer_group.to_owned(),
+            is_online: response.state as i8 == 0,
+            client_type: response.client_type_code,
+            groups: response.groups,
+        }
+    }
+
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self
+            .groups
+            .iter()
+            .map(|group| group.name.as_str())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// A question of a client with nothing special about it.
+pub(crate) fn question(subject: &str, client_type: ClientType) -> ClientRegisterRequest<'_> {
+    ClientRegisterRequest {
+        subject,
+        client_type_code: i32::from(client_type.code()),
+        request_type: ClientRequestType::Online,
+        client_id: "client-1",
+        app_code: "app",
+        consumer_group: if client_type == ClientType::Consumer {
+            "group"
+        } else {
+            ""
+        },
+        ldc: "",
+    }
+}
+
+/// A broker master as it reports itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Master {
+    pub(crate) group: &'static str,
+    pub(crate) address: &'static str,
+    pub(crate) role: BrokerRole,
+}
+
+impl Node {
+    pub(crate) fn http(&self) -> String {
+        format!("http://{}", local(self.running.http_addr()))
+    }
+
+    pub(crate) fn tcp(&self) -> String {
+        local(self.running.tcp_addr())
+    }
+
+    pub(crate) async fn request(
+        &self,
+        code: CommandCode,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Frame {
+        self.client.request(code, write, PATIENCE).await.unwrap()
+    }
+
+    pub(crate) async fn ask(&self, question: ClientRegisterRequest<'_>) -> Answer {
+        let write = |out: &mut BytesMut| question.encode(VERSION, out);
+        Answer::read(&self.request(CommandCode::ClientRegister, write).await)
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(crate) async fn ask_until(
+        &self,
+        question: ClientRegisterRequest<'_>,
+        condition: impl Fn(&Answer) -> bool,
+    ) -> Answer {
+        let ask = async {
+            loop {
+                let answer = self.ask(question).await;
+                if condition(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ask)
+            .await
+            .expect("the answer must come")
+    }
+
+    /// Sends a report of a master; returns the result code.
+    pub(crate) async fn report(
+        &self,
+        master: Master,
+        what: BrokerRequestType,
+        state: BrokerState,
+    ) -> i16 {
+        let request = BrokerRegisterRequest {
+            request_type_code: what.code(),
+            group_name: master.group,
+            broker_address: master.address,
+            role_code: master.role.code(),
+            state_code: i32::from(state.code()),
+        };
+        let write = |out: &mut BytesMut| request.encode(VERSION, out);
+        self.request(CommandCode::BrokerRegister, write)
+            .await
+            .header
+            .code
+    }
+
+    /// Adds a broker over HTTP and reports it online.
+    pub(crate) async fn bring_online(&self, master: Master) {
+        let (ip, port) = master.address.split_once(':').unwrap();
+        let role = master.role.code().to_string();
+        let sync_port = (port.parse::<u16>().unwrap() + 10_000).to_string();
+        let reply = self
+            .manage(&[
+                ("action", "AddBroker"),
+                ("brokerGroup", master.group),
+                ("role", &role),
+                ("hostname", master.group),
+                ("ip", ip),
+                ("servePort", port),
+                ("syncPort", &sync_port),
+            ])
+            .await;
+        assert!(reply.starts_with("{\"status\":0,"), "{reply}");
+        let code = self
+            .report(master, BrokerRequestType::Online, BrokerState::ReadWrite)
+            .await;
+        assert_eq!(code, 0);
+    }
+
+    /// A management call with the valid token; returns the body of the reply.
+    pub(crate) async fn manage(&self, form: &[(&str, &str)]) -> String {
+        let request = self.post(form).header("X-Api-Token", TOKEN);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.text().await.unwrap()
+    }
+
+    /// A management call without a token, ready to send.
+    pub(crate) fn post(&self, form: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(form);
+        http()
+            .post(format!("{}/management", self.http()))
+            .header(
+                "Content-Type",
+                "application/x-www-form-urlencoded; charset=UTF-8",
+            )
+            .body(body.finish())
+    }
+
+    /// Takes its database away: later statements fail at once.
+    pub(crate) async fn lose_database(&self) {
+        self.running.db().close().await;
+    }
+
+    /// An orderly stop.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.running.ended().await.unwrap();
+    }
+}
+
+/// A client that ignores proxies of the environment.
+pub(crate) fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}

@@ -1,0 +1,121 @@
+//! The database is away: what was known is still answered.
+
+use qmq_model::BrokerRole;
+use qmq_model::BrokerState::ReadWrite;
+use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Online};
+use qmq_protocol::command::client_register::ClientType;
+
+use crate::node::{Master, Place, http, question};
+
+const G1: Master = Master {
+    group: "g1",
+    address: "10.0.0.1:20881",
+    role: BrokerRole::Master,
+};
+const D1: Master = Master {
+    group: "d1",
+    address: "10.0.0.2:20881",
+    role: BrokerRole::DelayMaster,
+};
+
+/// The most important rule (metaserver 2.3 and 4.5): an internal failure never gives a consumer an
+/// empty list, because it would stop consuming.
+#[tokio::test]
+async fn clients_keep_their_groups() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    node.bring_online(D1).await;
+    let consumer = question("order.paid", ClientType::Consumer);
+    node.ask_until(consumer, |answer| answer.names() == ["g1"])
+        .await;
+    node.ask_until(question("x", ClientType::DelayProducer), |a| {
+        a.names() == ["d1"]
+    })
+    .await;
+    node.lose_database().await;
+
+    // A client that was never seen, a retry subject, another group: all from memory.
+    let mut newcomer = question("order.paid", ClientType::Consumer);
+    newcomer.client_id = "client-2";
+    newcomer.consumer_group = "another";
+    let retry = question("%RETRY%order.paid%group", ClientType::Consumer);
+    let producer = question("order.paid", ClientType::Producer);
+    for asked in [consumer, newcomer, retry, producer] {
+        let answer = node.ask(asked).await;
+        assert_eq!(
+            (answer.code, answer.names()),
+            (0, vec!["g1"]),
+            "{}",
+            asked.subject
+        );
+        assert!(answer.timestamp_ms > 0);
+    }
+    let delayed = node
+        .ask(question("order.paid", ClientType::DelayProducer))
+        .await;
+    assert_eq!(delayed.names(), ["d1"]);
+    // Nothing is known about this one, and nothing can be assigned: an error, not an empty list.
+    assert_eq!(
+        node.ask(question("order.sent", ClientType::Consumer))
+            .await
+            .code,
+        51
+    );
+    assert_eq!(
+        node.ask(question("order.sent", ClientType::Producer))
+            .await
+            .code,
+        51
+    );
+
+    assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
+    assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
+    let listed = node.manage(&[("action", "ListBrokers")]).await;
+    assert!(listed.starts_with("{\"status\":-1,"), "{listed}");
+    let ready = http()
+        .get(format!("{}/readyz", node.http()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 200, "it still serves");
+    node.stop().await;
+}
+
+/// One bad row stopped the Java metaserver from starting (metaserver 4.4).
+#[tokio::test]
+async fn bad_rows_are_skipped_one_by_one() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    let consumer = question("order.paid", ClientType::Consumer);
+    node.ask_until(consumer, |answer| answer.names() == ["g1"])
+        .await;
+    node.stop().await;
+    let sql = place.sql().await;
+    for statement in [
+        "INSERT INTO subject_route (subject_info, broker_group_json, version, create_time, \
+         update_time) VALUES ('cut.off', '[\"g1\",\"g', 3, 0, 0)",
+        "INSERT INTO broker_group (group_name, kind, master_address, broker_state, create_time, \
+         update_time) VALUES ('odd', 1, '10.0.0.9:1', 9, 0, 0)",
+        "INSERT INTO broker (group_name, hostname, ip, role, create_time, update_time) \
+         VALUES ('odd', 'odd', 1, 77, 0, 0)",
+    ] {
+        sqlx::query(statement).execute(&sql).await.unwrap();
+    }
+    let node = place.start().await;
+    assert_eq!(node.ask(consumer).await.names(), ["g1"]);
+    // The route that was cut off is written anew.
+    let repaired = question("cut.off", ClientType::Consumer);
+    node.ask_until(repaired, |answer| answer.names() == ["g1"])
+        .await;
+    let json: String =
+        sqlx::query_scalar("SELECT broker_group_json FROM subject_route WHERE version = 4")
+            .fetch_one(&sql)
+            .await
+            .unwrap();
+    assert_eq!(json, "[\"g1\"]");
+    let listed = node.manage(&[("action", "ListBrokers")]).await;
+    assert_eq!(listed.matches("\"group\"").count(), 1, "{listed}");
+    node.stop().await;
+}

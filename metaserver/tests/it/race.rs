@@ -1,0 +1,90 @@
+//! Two metaservers on one database.
+
+use qmq_metaserver::MetaserverConfig;
+use qmq_metaserver::config::RuleValues;
+use qmq_model::BrokerRole;
+use qmq_protocol::command::client_register::ClientType;
+
+use crate::node::{Master, Place, question};
+
+const MASTERS: [Master; 6] = [
+    master("g0", "10.0.0.1:20881"),
+    master("g1", "10.0.0.2:20881"),
+    master("g2", "10.0.0.3:20881"),
+    master("g3", "10.0.0.4:20881"),
+    master("g4", "10.0.0.5:20881"),
+    master("g5", "10.0.0.6:20881"),
+];
+
+const fn master(group: &'static str, address: &'static str) -> Master {
+    Master {
+        group,
+        address,
+        role: BrokerRole::Master,
+    }
+}
+
+/// Each node draws groups at random; the row decides (metaserver 10.4).
+#[tokio::test]
+async fn two_nodes_that_assign_one_subject_agree() {
+    let place = Place::new();
+    let nodes = [place.start().await, place.start().await];
+    for master in MASTERS {
+        nodes[0].bring_online(master).await;
+    }
+    let warm_up = question("warm.up", ClientType::Producer);
+    for node in &nodes {
+        node.ask_until(warm_up, |answer| answer.groups.len() == 2)
+            .await;
+    }
+    for round in 0..30 {
+        let subject = format!("subject.{round}");
+        let producer = question(&subject, ClientType::Producer);
+        let consumer = question(&subject, ClientType::Consumer);
+        let (sent, received) = tokio::join!(nodes[0].ask(producer), nodes[1].ask(consumer));
+        assert_eq!(sent.groups.len(), 2, "{subject}");
+        assert_eq!(sent.names(), received.names(), "{subject}");
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// Both nodes see that a route is short of groups and add some; neither change is lost.
+#[tokio::test]
+async fn two_nodes_that_top_up_one_route_agree() {
+    let place = Place::new();
+    let narrow = place.start().await;
+    narrow.bring_online(MASTERS[0]).await;
+    let producer = question("order.paid", ClientType::Producer);
+    narrow
+        .ask_until(producer, |answer| answer.names() == ["g0"])
+        .await;
+    narrow.stop().await;
+
+    let rules = RuleValues {
+        group_num_min: 4,
+        ..place.config().rules
+    };
+    let config = MetaserverConfig {
+        rules,
+        ..place.config()
+    };
+    let nodes = [
+        place.start_with(config.clone()).await,
+        place.start_with(config).await,
+    ];
+    for master in &MASTERS[1..] {
+        nodes[0].bring_online(*master).await;
+    }
+    let full = |answer: &crate::node::Answer| answer.groups.len() >= 4;
+    let (one, two) = tokio::join!(
+        nodes[0].ask_until(producer, full),
+        nodes[1].ask_until(producer, full)
+    );
+    assert_eq!(one.names(), two.names());
+    assert!(one.names().contains(&"g0"), "{:?}", one.names());
+    for node in nodes {
+        node.stop().await;
+    }
+}
