@@ -28,6 +28,8 @@ pub struct MetaserverConfig {
     pub http_port: u16,
     /// `meta.server.port`: clients and brokers. 0 takes a free one. Default: 20880.
     pub tcp_port: u16,
+    /// `server.connections.max`: clients and brokers connected at a time. Default: 20 000.
+    pub connections_max: usize,
     /// `meta.server.advertised.address`: what `/meta/address` answers, when clients reach the TCP
     /// port another way than directly. Default: `qmq.ip` and the TCP port.
     pub advertised: Option<SocketAddrV4>,
@@ -71,6 +73,7 @@ impl MetaserverConfig {
         Ok(Self {
             http_port: settings.get("meta.server.discover.port", 8080)?,
             tcp_port: settings.get("meta.server.port", 20880)?,
+            connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
             advertised: settings.optional("meta.server.advertised.address")?,
             ip: settings.optional("qmq.ip")?,
             database,

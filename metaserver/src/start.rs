@@ -66,7 +66,7 @@ pub async fn start(
 ) -> Result<RunningMetaserver, StartError> {
     let db = open(&config).await?;
     let snapshots = Snapshots::load(db.clone()).await.map_err(store_failed)?;
-    let tcp = bind(config.tcp_port).await?;
+    let tcp = bind(&config).await?;
     let tcp_addr = tcp.local_addr();
     let metrics = Metrics::new("metaserver", env!("CARGO_PKG_VERSION"));
     let counters = Counters::new(&metrics);
@@ -82,7 +82,7 @@ pub async fn start(
         tasks,
         background,
     };
-    let state = parts.state(&config, tcp_addr.port());
+    let state = parts.state(&config, tcp_addr.port(), &stop);
     let http = bind_http(config.http_port, &state, metrics, stop.clone()).await?;
     parts.follow_settings(settings);
     parts.keep_running(&config, tcp.stats());
@@ -120,9 +120,22 @@ fn store_failed(error: impl Into<anyhow::Error>) -> StartError {
     StartError::new(FailureKind::Store, error)
 }
 
-async fn bind(port: u16) -> Result<Server, StartError> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let server = Server::bind(address, ServerConfig::default()).await;
+/// Questions and answers are small: a question has seven texts of at most 32 KiB.
+fn limits(config: &MetaserverConfig) -> ServerConfig {
+    ServerConfig {
+        connections_max: config.connections_max,
+        body_bytes_max: 256 * 1024,
+        connection_bytes_max: 4 * 1024 * 1024,
+        in_flight_bytes_max: 64 * 1024 * 1024,
+        outbox_bytes_max: 8 * 1024 * 1024,
+        outbox_total_bytes_max: 128 * 1024 * 1024,
+        ..ServerConfig::default()
+    }
+}
+
+async fn bind(config: &MetaserverConfig) -> Result<Server, StartError> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.tcp_port));
+    let server = Server::bind(address, limits(config)).await;
     let server = server.with_context(|| format!("cannot listen on {address} (meta.server.port)"));
     server.map_err(|error| StartError::new(FailureKind::Network, error))
 }
@@ -159,7 +172,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn state(&self, config: &MetaserverConfig, tcp_port: u16) -> Arc<State> {
+    fn state(
+        &self,
+        config: &MetaserverConfig,
+        tcp_port: u16,
+        stop_serving: &CancellationToken,
+    ) -> Arc<State> {
         let (clients, waiting) = Clients::new(self.counters.clone());
         let clients = Arc::new(clients);
         let liveness = Arc::new(Liveness::new(
@@ -191,6 +209,7 @@ impl Parts {
             open_register: config.open_register,
             waiting: Arc::new(Semaphore::new(WAITING_CLIENTS_MAX)),
             tasks: self.tasks.clone(),
+            stop: stop_serving.clone(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::assign::Assigner;
@@ -39,4 +40,6 @@ pub(crate) struct State {
     pub(crate) waiting: Arc<Semaphore>,
     /// Tasks that must end before the process does.
     pub(crate) tasks: TaskTracker,
+    /// Ends every wait of a client.
+    pub(crate) stop: CancellationToken,
 }

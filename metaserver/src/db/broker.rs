@@ -9,6 +9,11 @@ use tracing::warn;
 
 use super::{Db, DbResult};
 
+/// Longest name of a group, in characters: the width of the column on MySQL.
+pub const GROUP_MAX: usize = 30;
+/// Longest host name, in characters: the width of the column on MySQL.
+pub const HOSTNAME_MAX: usize = 50;
+
 /// One broker process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerRow {

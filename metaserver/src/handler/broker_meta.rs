@@ -30,7 +30,7 @@ pub(super) async fn handle(state: &State, request: &Request, responder: Responde
                     port,
                     group = broker.group,
                     role = broker.role.name(),
-                    "broker"
+                    "a broker learnt who it is"
                 );
                 let response = BrokerAcquireMetaResponse {
                     name: &broker.group,

@@ -13,6 +13,7 @@ use qmq_remoting::{Request, Responder};
 use tracing::{debug, info, warn};
 
 use super::refuse_body;
+use crate::db::broker::GROUP_MAX;
 use crate::db::broker_group::{GroupKind, GroupRow};
 use crate::db::{DbError, DbResult};
 use crate::metrics::BrokerReport;
@@ -24,6 +25,9 @@ enum Refusal {
     /// A number that stands for nothing.
     #[error("unknown {0}")]
     Unknown(&'static str),
+    /// Longer than its column, or empty.
+    #[error("the name of the group is empty or longer than {GROUP_MAX} characters")]
+    Name,
     /// Clients split addresses at the first colon.
     #[error("the address is no dotted IPv4 address and port")]
     Address,
@@ -88,11 +92,21 @@ async fn take(state: &State, report: &BrokerRegisterRequest<'_>) -> Result<(), R
         BrokerRequestType::Online => broker.go(BrokerState::ReadWrite).await?,
         BrokerRequestType::Offline => broker.go(BrokerState::Away).await?,
     }
-    let label = BrokerReport {
-        groupName: report.group_name.to_owned(),
-        requestType: what.code(),
-    };
-    state.counters.broker_reports.get_or_create(&label).inc();
+    // Only groups that exist: anybody could report any number of others.
+    if state
+        .snapshots
+        .current()
+        .view
+        .groups
+        .contains_key(report.group_name)
+    {
+        let group = report.group_name.to_owned();
+        let label = BrokerReport {
+            groupName: group,
+            requestType: what.code(),
+        };
+        state.counters.broker_reports.get_or_create(&label).inc();
+    }
     Ok(())
 }
 
@@ -177,6 +191,9 @@ impl Broker<'_> {
             broker_address,
             ..
         } = self.report;
+        if group_name.is_empty() || group_name.chars().count() > GROUP_MAX {
+            return Err(Refusal::Name);
+        }
         if broker_address.parse::<SocketAddrV4>().is_err() {
             return Err(Refusal::Address);
         }

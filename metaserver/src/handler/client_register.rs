@@ -90,12 +90,16 @@ async fn answer_later(
         } else {
             None
         };
-        let is_over = Instant::now() >= until || !responder.is_connected();
+        let is_over =
+            Instant::now() >= until || state.stop.is_cancelled() || !responder.is_connected();
         if is_over || !state.lacks_groups(&question, route.as_deref()) {
             return state.answer(&question, route.as_deref(), version, responder);
         }
-        // Both mean another look: the time is up, or something has changed.
-        drop(tokio::time::timeout_at(until, changes.changed()).await);
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = state.stop.cancelled() => {}
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! BROKER_ACQUIRE_META, BROKER_REGISTER and the liveness of groups.
 
+use std::net::Ipv4Addr;
+
 use bytes::BytesMut;
+use qmq_daemon::registration::{self, BrokerIdentity, MetaEndpoint, RegistrationError, Timing};
 use qmq_metaserver::MetaserverConfig;
 use qmq_metaserver::config::RuleValues;
 use qmq_model::BrokerRole;
@@ -12,6 +15,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Offli
 use qmq_protocol::command::client_register::ClientType;
 use qmq_protocol::{CommandCode, Decode, Encode};
 use sqlx::Row;
+use tokio_util::sync::CancellationToken;
 
 use crate::node::{Master, Node, Place, question};
 
@@ -222,7 +226,7 @@ fn quick(place: &Place, heartbeat_timeout_ms: u64) -> MetaserverConfig {
 #[tokio::test]
 async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back() {
     let place = Place::new();
-    let node = place.start_with(quick(&place, 100)).await;
+    let node = place.start_with(quick(&place, 1_000)).await;
     node.bring_online(G1).await;
     let producer = question("order.paid", ClientType::Producer);
     node.ask_until(producer, |answer| answer.names() == ["g1"])
@@ -255,16 +259,65 @@ async fn a_broker_that_died_while_nobody_watched_is_found() {
 #[tokio::test]
 async fn a_broker_that_moves_to_another_metaserver_stays() {
     let place = Place::new();
-    let left = place.start_with(quick(&place, 300)).await;
-    let joined = place.start_with(quick(&place, 300)).await;
+    let left = place.start_with(quick(&place, 1_000)).await;
+    let joined = place.start_with(quick(&place, 1_000)).await;
     left.bring_online(G1).await;
     let begin = std::time::Instant::now();
-    // Three time-outs of heartbeats to the other node, as often as the machine allows.
-    while begin.elapsed().as_millis() < 900 {
+    // More than two time-outs without a word to the node it has left.
+    while begin.elapsed().as_millis() < 2_500 {
         assert_eq!(joined.report(G1, Heartbeat, ReadWrite).await, 0);
         let stored = stored(&place).await;
         assert_eq!(stored, Some((G1.address.to_owned(), 1)));
     }
     left.stop().await;
     joined.stop().await;
+}
+
+/// Our own broker side against our own metaserver.
+#[tokio::test]
+async fn a_broker_of_ours_registers_and_takes_its_leave() {
+    let place = Place::new();
+    let node = place.start().await;
+    let endpoint: MetaEndpoint = format!("{}/meta/address", node.http()).parse().unwrap();
+    let identity = BrokerIdentity {
+        hostname: "m".into(),
+        ip: Ipv4Addr::new(10, 0, 0, 1),
+        serve_port: 20881,
+        sync_port: 20882,
+    };
+    let timing = Timing::default();
+    let error = registration::acquire(&endpoint, &identity, timing)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, RegistrationError::NotRegistered { .. }),
+        "{error}"
+    );
+
+    add(&node, "0", "m", "10.0.0.1").await;
+    let meta = registration::acquire(&endpoint, &identity, timing)
+        .await
+        .unwrap();
+    assert_eq!((meta.group.as_str(), meta.role), ("g1", BrokerRole::Master));
+    let (state, watched) = tokio::sync::watch::channel(Away);
+    let stop = CancellationToken::new();
+    let address = registration::address(identity.ip, identity.serve_port);
+    let registered =
+        registration::start(&endpoint, &meta, address, watched, timing, stop.clone()).unwrap();
+    state.send_replace(ReadWrite);
+    registered
+        .online()
+        .wait_for(|online| *online)
+        .await
+        .unwrap();
+    let producer = question("order.paid", ClientType::Producer);
+    assert_eq!(
+        node.ask(producer).await.names(),
+        ["g1"],
+        "ONLINE is answered once it is seen"
+    );
+    stop.cancel();
+    registered.stopped().await;
+    assert_eq!(stored(&place).await, Some((G1.address.to_owned(), 4)));
+    node.stop().await;
 }

@@ -9,7 +9,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType;
 use qmq_protocol::command::client_register::{ClientRequestType, ClientType};
 use sqlx::Row;
 
-use crate::node::{Master, Place, question};
+use crate::node::{Master, Place, ask, question};
 
 const G1: Master = Master {
     group: "g1",
@@ -86,6 +86,27 @@ async fn the_first_producer_is_answered_as_soon_as_a_broker_comes() {
     let (answer, ()) = tokio::join!(node.ask(delayed), node.bring_online(D1));
     assert_eq!(answer.names(), ["d1"]);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_answers_those_who_wait() {
+    let place = Place::new();
+    let wait = Duration::from_secs(60);
+    let config = MetaserverConfig {
+        first_route_wait: wait,
+        ..place.config()
+    };
+    let node = place.start_with(config).await;
+    let client = node.client();
+    let waiting =
+        tokio::spawn(
+            async move { ask(&client, question("order.paid", ClientType::Producer)).await },
+        );
+    node.count_until("clientRegisterCount_total{clientTypeCode=\"1\"} 1")
+        .await;
+    node.stop().await;
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.code, answer.groups.len()), (0, 0));
 }
 
 #[tokio::test]

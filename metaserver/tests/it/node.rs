@@ -173,6 +173,13 @@ pub(crate) fn question(subject: &str, client_type: ClientType) -> ClientRegister
     }
 }
 
+/// Asks over a connection.
+pub(crate) async fn ask(client: &Client, question: ClientRegisterRequest<'_>) -> Answer {
+    let write = |out: &mut BytesMut| question.encode(VERSION, out);
+    let code = CommandCode::ClientRegister;
+    Answer::read(&client.request(code, write, PATIENCE).await.unwrap())
+}
+
 /// A broker master as it reports itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Master {
@@ -199,8 +206,34 @@ impl Node {
     }
 
     pub(crate) async fn ask(&self, question: ClientRegisterRequest<'_>) -> Answer {
-        let write = |out: &mut BytesMut| question.encode(VERSION, out);
-        Answer::read(&self.request(CommandCode::ClientRegister, write).await)
+        ask(&self.client, question).await
+    }
+
+    /// Its connection, to share.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Waits for a line of its metrics.
+    pub(crate) async fn count_until(&self, line: &str) {
+        let url = format!("{}/metrics", self.http());
+        let look = async {
+            while !http()
+                .get(&url)
+                .send()
+                .await
+                .unwrap()
+                .text()
+                .await
+                .unwrap()
+                .contains(line)
+            {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .expect("the metric must come");
     }
 
     /// Asks until the answer is as wanted.

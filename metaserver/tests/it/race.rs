@@ -88,3 +88,17 @@ async fn two_nodes_that_top_up_one_route_agree() {
         node.stop().await;
     }
 }
+
+#[tokio::test]
+async fn two_nodes_start_at_once_on_nothing() {
+    for _ in 0..10 {
+        let place = Place::new();
+        let (one, two) = tokio::join!(place.start(), place.start());
+        one.bring_online(MASTERS[0]).await;
+        let producer = question("order.paid", ClientType::Producer);
+        two.ask_until(producer, |answer| answer.names() == ["g0"])
+            .await;
+        one.stop().await;
+        two.stop().await;
+    }
+}

@@ -8,15 +8,11 @@ use tracing::{info, warn};
 use super::Outcome;
 use super::broker_meta::BrokerMeta;
 use crate::db::Db;
-use crate::db::broker::BrokerRow;
+use crate::db::broker::{BrokerRow, GROUP_MAX, HOSTNAME_MAX};
 use crate::http::parameters::Parameters;
 
 /// A master, a slave and a backup.
 const BROKERS_PER_GROUP_MAX: usize = 3;
-/// Length of the column, in characters.
-const GROUP_MAX: usize = 30;
-/// Length of the column, in characters.
-const HOSTNAME_MAX: usize = 50;
 const PORT_MAX: i32 = 65_535;
 
 /// Checks the parameters in the documented order, then the group, then inserts.
