@@ -25,16 +25,24 @@ impl HostIdentity {
     /// # Errors
     /// When `qmq.ip` is no dotted IPv4 address: every client splits addresses at the first colon.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
-        let ip: Option<Ipv4Addr> = settings.optional("qmq.ip")?;
-        let hostname = match (settings.optional("qmq.host")?, ip) {
-            (Some(host), _) => host,
-            (None, Some(ip)) => ip.to_string(),
-            (None, None) => os_hostname(),
-        };
-        Ok(Self {
-            hostname,
-            ip: ip.unwrap_or_else(local_ipv4),
-        })
+        let (host, ip) = Self::read(settings)?;
+        let hostname = host
+            .or_else(|| ip.map(|ip| ip.to_string()))
+            .unwrap_or_else(os_hostname);
+        let ip = ip.unwrap_or_else(local_ipv4);
+        Ok(Self { hostname, ip })
+    }
+
+    /// Reads the settings without asking the system.
+    ///
+    /// # Errors
+    /// As [`HostIdentity::from_settings`].
+    pub fn check(settings: &Settings) -> Result<(), SettingsError> {
+        Self::read(settings).map(drop)
+    }
+
+    fn read(settings: &Settings) -> Result<(Option<String>, Option<Ipv4Addr>), SettingsError> {
+        Ok((settings.optional("qmq.host")?, settings.optional("qmq.ip")?))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::address::HostIdentity;
 use crate::failure::{EXIT_NOT_DRAINED, FailureKind, StartError};
 use crate::logging::{self, LogFilter};
 use crate::settings::{Settings, SettingsArgs, SettingsError};
@@ -86,6 +87,8 @@ impl Server {
         let settings = Settings::load(self.name, self.companions, args)?;
         let filter = LogFilter::from_settings(&settings)?;
         let seconds = settings.number("drain.deadline.seconds", DRAIN_SECONDS_DEFAULT, 1..=3600)?;
+        // Servers use these when they start; a bad or unknown one is told before.
+        HostIdentity::check(&settings)?;
         let config = configure(&settings)?;
         Ok(Prepared {
             settings,
