@@ -82,17 +82,17 @@ impl Health {
         }
     }
 
-    /// No connection, or no answer.
-    pub(crate) fn on_failure(&mut self, address: &Arc<str>, now: Instant) {
+    /// No connection, or no answer. True when the breaker opens, or stays open after a probe.
+    pub(crate) fn on_failure(&mut self, address: &Arc<str>, now: Instant) -> bool {
         let breaker = self.entry(address, now);
         breaker.failures = breaker.failures.saturating_add(1);
         if breaker.failures < FAILURES_MAX {
-            return;
+            return false;
         }
         let period = match breaker.open {
             None => OPEN_FIRST,
             // Late failures of requests from before it opened say nothing new.
-            Some(open) if !open.is_probed => return,
+            Some(open) if !open.is_probed => return false,
             Some(open) => (open.period * 2).min(OPEN_MAX),
         };
         breaker.open = Some(Open {
@@ -100,11 +100,14 @@ impl Health {
             period,
             is_probed: false,
         });
+        true
     }
 
-    /// The broker said that it takes no writes.
-    pub(crate) fn on_not_writable(&mut self, address: &Arc<str>, now: Instant) {
-        self.entry(address, now).not_writable_until = Some(now + NOT_WRITABLE);
+    /// The broker said that it takes no writes. True when that is news.
+    pub(crate) fn on_not_writable(&mut self, address: &Arc<str>, now: Instant) -> bool {
+        let breaker = self.entry(address, now);
+        let before = breaker.not_writable_until.replace(now + NOT_WRITABLE);
+        before.is_none_or(|until| now >= until)
     }
 
     fn entry(&mut self, address: &Arc<str>, now: Instant) -> &mut Breaker {
@@ -158,7 +161,10 @@ mod tests {
     }
 
     fn open(health: &mut Health, address: &Arc<str>, now: Instant) {
-        (0..FAILURES_MAX).for_each(|_| health.on_failure(address, now));
+        let opened: Vec<_> = (0..FAILURES_MAX)
+            .map(|_| health.on_failure(address, now))
+            .collect();
+        assert_eq!(opened, [false, false, false, false, true]);
     }
 
     #[test]
@@ -188,11 +194,11 @@ mod tests {
     fn breaker_opens_after_five_failures_in_a_row() {
         let (mut health, base) = (Health::default(), Instant::now());
         let broker: Arc<str> = "10.0.0.1:20881".into();
-        (0..4).for_each(|_| health.on_failure(&broker, base));
+        assert!((0..4).all(|_| !health.on_failure(&broker, base)));
         health.on_answer(&broker);
-        (0..4).for_each(|_| health.on_failure(&broker, base));
+        assert!((0..4).all(|_| !health.on_failure(&broker, base)));
         assert!(health.is_available(&broker, base));
-        health.on_failure(&broker, base);
+        assert!(health.on_failure(&broker, base));
         assert!(!health.is_available(&broker, at(base, 999)));
         assert!(health.is_available(&broker, at(base, 1000)));
     }
@@ -226,7 +232,7 @@ mod tests {
             now = at(now, pause_ms);
             assert!(health.is_available(&broker, now));
             health.on_request(&broker, now);
-            health.on_failure(&broker, now);
+            assert!(health.on_failure(&broker, now));
         }
     }
 
@@ -235,7 +241,7 @@ mod tests {
         let (mut health, base) = (Health::default(), Instant::now());
         let broker: Arc<str> = "10.0.0.1:20881".into();
         open(&mut health, &broker, base);
-        health.on_failure(&broker, at(base, 10));
+        assert!(!health.on_failure(&broker, at(base, 10)));
         assert!(health.is_available(&broker, at(base, 1000)));
     }
 
@@ -243,7 +249,8 @@ mod tests {
     fn refused_writes_are_forgotten_after_ten_seconds() {
         let (mut health, base) = (Health::default(), Instant::now());
         let broker: Arc<str> = "10.0.0.1:20881".into();
-        health.on_not_writable(&broker, base);
+        assert!(health.on_not_writable(&broker, base));
+        assert!(!health.on_not_writable(&broker, base));
         health.on_answer(&broker);
         assert!(!health.is_available(&broker, at(base, 9_999)));
         assert!(health.is_available(&broker, at(base, 10_000)));
@@ -254,7 +261,7 @@ mod tests {
         let (mut health, base) = (Health::default(), Instant::now());
         for n in 0..3 * BROKERS_MAX {
             let broker: Arc<str> = format!("10.0.0.1:{n}").into();
-            health.on_failure(&broker, base);
+            assert!(!health.on_failure(&broker, base));
             health.on_answer(&broker);
         }
         assert!(health.brokers.len() <= BROKERS_MAX);

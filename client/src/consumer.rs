@@ -173,8 +173,7 @@ impl Shared {
     }
 
     fn end(&self) {
-        self.works.stop.cancel();
-        self.works.abort.cancel();
+        self.works.end();
         // Once only: the same subscription may have been opened again since.
         if !self.has_ended.swap(true, Ordering::SeqCst) {
             lock(&self.session.open).remove(&self.subscription);

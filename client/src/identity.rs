@@ -13,7 +13,8 @@ use crate::error::BuildError;
 /// Brokers keep progress per client id, so it has to be the same after a restart and different for
 /// every live process. Two processes of one program on one host share this default: give each an id
 /// of its own then.
-pub(crate) fn default_client_id() -> String {
+#[must_use]
+pub fn default_client_id() -> String {
     let program = std::env::current_exe().unwrap_or_default();
     client_id(&hostname(), program.as_os_str().as_encoded_bytes())
 }

@@ -36,5 +36,6 @@ mod route;
 
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 pub use error::{BuildError, DrainError, SendError, SendErrorKind};
+pub use identity::default_client_id;
 pub use producer::{Producer, ProducerBuilder};
 pub use qmq_model::Message;

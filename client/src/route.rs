@@ -28,13 +28,13 @@ const UNROUTED: Backoff = Backoff {
     max: Duration::from_secs(10),
 };
 
-/// What is known about one subject. A task asks for as long as this is held.
+/// What is known about one subject. A task asks for as long as this is held and not closed.
 #[derive(Debug)]
 pub(crate) struct Route {
     key: RouteKey,
     view: watch::Receiver<RouteView>,
     refresh: Arc<Notify>,
-    _stop: DropGuard,
+    stop: DropGuard,
 }
 
 impl Route {
@@ -57,7 +57,7 @@ impl Route {
             key,
             view,
             refresh,
-            _stop: stop.drop_guard(),
+            stop: stop.drop_guard(),
         })
     }
 
@@ -79,6 +79,11 @@ impl Route {
     /// Asks again soon: a broker rejected a request or cannot be reached.
     pub(crate) fn request_refresh(&self) {
         self.refresh.notify_one();
+    }
+
+    /// Asks no more.
+    pub(crate) fn close(&self) {
+        self.stop.token().cancel();
     }
 
     /// Waits until there is a group.

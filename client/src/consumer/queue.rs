@@ -61,6 +61,17 @@ impl Works {
         queues.iter().map(|queue| queue.acks().confirmable()).sum()
     }
 
+    /// Ends everything at once. What is left of the consumer asks and tells nobody any more.
+    pub(crate) fn end(&self) {
+        self.stop.cancel();
+        self.abort.cancel();
+        let queues = self
+            .group_queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        queues.iter().for_each(|queue| queue.route.close());
+    }
+
     /// Starts to pull the queue of `route` from whoever serves it.
     pub(crate) fn start(self: &Arc<Self>, route: Arc<Route>, kind: QueueKind) {
         let works = Arc::clone(self);

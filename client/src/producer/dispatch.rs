@@ -178,7 +178,11 @@ impl Dispatcher {
         let mut health = lock(&self.health);
         match reply {
             Ok(_) => health.on_answer(address),
-            Err(_) => health.on_failure(address, Instant::now()),
+            Err(problem) => {
+                if health.on_failure(address, Instant::now()) {
+                    warn!(%address, %problem, "broker does not answer, others are preferred");
+                }
+            }
         }
     }
 
@@ -202,8 +206,8 @@ impl Dispatcher {
                     outcome_unknown,
                 } => {
                     pending.outcome_unknown |= outcome_unknown;
-                    if not_writable {
-                        lock(&self.health).on_not_writable(address, Instant::now());
+                    if not_writable && lock(&self.health).on_not_writable(address, Instant::now()) {
+                        warn!(%address, detail, "broker takes no sends, others are preferred");
                     }
                     if not_writable || reply.is_err() {
                         pending.destination.route.request_refresh();
@@ -233,7 +237,7 @@ impl Dispatcher {
             .unwrap_or(1);
         if let Some((_, kind, detail)) = again.first() {
             let messages = again.len();
-            warn!(%address, ?kind, detail, messages, attempts, "send is repeated");
+            debug!(%address, ?kind, detail, messages, attempts, "send is repeated");
         }
         let pause = Backoff::SEND.delay(attempts, rand::random());
         let (dispatcher, address) = (Arc::clone(self), Arc::clone(address));

@@ -7,3 +7,4 @@ mod fake;
 mod listener;
 mod producer;
 mod route;
+mod stress;

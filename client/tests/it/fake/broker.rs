@@ -88,6 +88,21 @@ pub(crate) struct FakeBroker {
 
 struct Store(Arc<watch::Sender<BrokerState>>);
 
+impl BrokerState {
+    /// Whether everything stored was handed out and acked.
+    pub(crate) fn is_consumed(&self, subject: &str) -> bool {
+        let queue = self.queues.get(subject);
+        queue.is_none_or(|queue| {
+            let all_handed_out = queue.next == queue.stored.len();
+            all_handed_out
+                && queue
+                    .consumers
+                    .values()
+                    .all(|progress| progress.held.is_empty())
+        })
+    }
+}
+
 impl FakeBroker {
     pub(crate) async fn start() -> Self {
         let state = Arc::new(watch::Sender::new(BrokerState::default()));
@@ -327,9 +342,16 @@ impl Queue {
         let num = usize::try_from(asked.request_num).expect("a positive number");
         let known = asked.pull_last.max(progress.acked);
         if known < progress.pulled {
-            let again: Vec<_> = progress.held.range(known + 1..).take(num).collect();
-            if let Some((first, _)) = again.first() {
-                return Some((**first, again.iter().map(|(_, p)| (*p).clone()).collect()));
+            // Replies number their messages without holes.
+            let mut again = progress.held.range(known + 1..).take(num).peekable();
+            if let Some(first) = again.peek().map(|(first, _)| **first) {
+                let whole = again
+                    .zip(first..)
+                    .take_while(|((at, _), next)| **at == *next);
+                return Some((
+                    first,
+                    whole.map(|((_, payload), _)| payload.clone()).collect(),
+                ));
             }
         }
         let fresh: Vec<_> = self.stored[self.next..].iter().take(num).cloned().collect();
