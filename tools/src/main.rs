@@ -1,2 +1,43 @@
-//! placeholder
-fn main() {}
+//! Runs one command; its outcome is the exit code.
+
+mod admin;
+mod cli;
+mod command;
+mod output;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::Cli;
+use output::Outcome;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match run(cli) {
+        Ok(outcome) => outcome.exit_code(),
+        Err(error) => {
+            eprintln!("{error:#}");
+            output::FAILED.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Outcome> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(command::run(cli.command))
+}
+
+/// What the client library has to say, from warnings on; `RUST_LOG` chooses otherwise.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,181 @@
+//! `pub`: sends messages and waits for their confirmations.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use qmq_client::{Message, Producer, SendError, SendErrorKind};
+use tokio::task::JoinSet;
+
+use crate::cli::Metaserver;
+use crate::output::{Outcome, pace};
+
+/// Name under which the application shows up at the metaserver.
+pub(crate) const APP_CODE: &str = "qmq-tools";
+/// Property that holds the text of `--body`.
+const BODY: &str = "body";
+/// Property that numbers the messages of one run from 0.
+const NUMBER: &str = "number";
+/// Properties that hold what `--size` asks for, numbered from 0.
+const FILLER: &str = "filler";
+/// Bytes of one filler: as much as Java clients put into one property.
+const FILLER_BYTES_MAX: usize = 8192;
+/// Largest `--size`: more does not fit a request.
+const SIZE_MAX: usize = 16 * 1024 * 1024;
+/// Messages without a result at a time.
+const UNANSWERED_MAX: usize = 1000;
+/// Failures that are told one by one.
+const FAILURES_TOLD: usize = 10;
+
+#[derive(Args, Debug)]
+pub(crate) struct Publish {
+    /// HTTP side of the metaserver. Default port: 8080.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    metaserver: Metaserver,
+    /// Subject to send to.
+    #[arg(long)]
+    subject: String,
+    /// Number of messages.
+    #[arg(long, default_value_t = 1)]
+    count: usize,
+    /// Text of each message, sent as the property `body`.
+    #[arg(long)]
+    body: Option<String>,
+    /// A property of each message; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    property: Vec<(String, String)>,
+    /// A tag of each message; may be given several times.
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Fills each message up with so many bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = size)]
+    size: usize,
+}
+
+/// Property names of the servers and clients begin with this.
+const RESERVED_PREFIX: &str = "qmq_";
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, _)) if key.starts_with(RESERVED_PREFIX) => Err(format!(
+            "names that begin with {RESERVED_PREFIX} are reserved"
+        )),
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| *bytes <= SIZE_MAX);
+    bytes.ok_or_else(|| format!("expected a number of bytes, at most {SIZE_MAX}"))
+}
+
+impl Publish {
+    pub(crate) async fn run(self) -> Result<Outcome> {
+        let producer = Producer::builder(self.metaserver.address_url(), APP_CODE).build()?;
+        let begun = Instant::now();
+        let (mut sends, mut tally) = (JoinSet::new(), Tally::default());
+        for number in 0..self.count {
+            if sends.len() >= UNANSWERED_MAX {
+                tally.add(sends.join_next().await);
+            }
+            if tally.is_hopeless() {
+                break;
+            }
+            let (producer, message) = (producer.clone(), self.message(&producer, number));
+            sends.spawn(async move { producer.send(message).await });
+        }
+        while !sends.is_empty() {
+            tally.add(sends.join_next().await);
+        }
+        // Every send has its result: this only ends the connections.
+        producer.close(Duration::ZERO).await?;
+        if let Some(usage) = tally.usage {
+            bail!("{usage}");
+        }
+        let confirmed = tally.confirmed;
+        let pace = pace(confirmed, begun.elapsed());
+        println!("{confirmed} of {} messages confirmed in {pace}", self.count);
+        Ok(Outcome::done_if(confirmed == self.count))
+    }
+
+    fn message(&self, producer: &Producer, number: usize) -> Message {
+        let mut message = producer.message(&self.subject);
+        message.tags.extend(self.tag.iter().cloned());
+        message.set_property(NUMBER, number.to_string());
+        if let Some(body) = &self.body {
+            message.set_property(BODY, body);
+        }
+        for (key, value) in &self.property {
+            message.set_property(key, value);
+        }
+        let mut left = self.size;
+        for part in 0.. {
+            if left == 0 {
+                break;
+            }
+            let bytes = left.min(FILLER_BYTES_MAX);
+            message.set_property(&format!("{FILLER}{part}"), "x".repeat(bytes));
+            left -= bytes;
+        }
+        message
+    }
+}
+
+/// What has become of the messages.
+#[derive(Debug, Default)]
+struct Tally {
+    confirmed: usize,
+    failed: usize,
+    /// Set when no message of this command can be sent, whatever the servers do.
+    usage: Option<SendError>,
+}
+
+impl Tally {
+    fn add(&mut self, sent: Option<Result<Result<(), SendError>, tokio::task::JoinError>>) {
+        match sent {
+            None => {}
+            Some(Ok(Ok(()))) => self.confirmed += 1,
+            Some(Ok(Err(error))) if error.kind() == SendErrorKind::Message => {
+                self.usage = Some(error);
+            }
+            Some(Ok(Err(error))) => self.tell(&error.to_string()),
+            Some(Err(error)) => self.tell(&error.to_string()),
+        }
+    }
+
+    fn tell(&mut self, problem: &str) {
+        self.failed += 1;
+        if self.failed <= FAILURES_TOLD {
+            eprintln!("{problem}");
+        }
+        if self.failed == FAILURES_TOLD {
+            eprintln!("further failures are only counted");
+        }
+    }
+
+    /// Whether the other messages would fail as these did.
+    fn is_hopeless(&self) -> bool {
+        self.usage.is_some() || (self.confirmed == 0 && self.failed >= UNANSWERED_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bounded() {
+        assert_eq!(size("1024"), Ok(1024));
+        assert!(size("16777217").is_err() && size("-1").is_err() && size("x").is_err());
+    }
+
+    #[test]
+    fn properties_are_split_at_the_first_sign() {
+        assert_eq!(key_value("k=a=b"), Ok(("k".into(), "a=b".into())));
+        assert_eq!(key_value("k="), Ok(("k".into(), String::new())));
+        assert!(key_value("k").is_err());
+        assert!(key_value("=v").is_err());
+        assert!(key_value("qmq_times=9").is_err());
+    }
+}

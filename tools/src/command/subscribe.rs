@@ -1,0 +1,144 @@
+//! `sub`: consumes messages, prints and acknowledges them.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use qmq_client::{Consumer, Delivery, Message, default_client_id};
+use serde_json::{Map, Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::publish::APP_CODE;
+use crate::cli::Metaserver;
+use crate::output::{Outcome, pace};
+
+/// Most messages taken at once.
+const PULL_MAX: usize = 50;
+/// Longest wait for messages before the limits are looked at again.
+const PULL_WAIT: Duration = Duration::from_secs(5);
+/// How long the confirmations may take at the end.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+pub(crate) struct Subscribe {
+    /// HTTP side of the metaserver. Default port: 8080.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    metaserver: Metaserver,
+    /// Subject to consume.
+    #[arg(long)]
+    subject: String,
+    /// Consumer group. Its members share the messages; a new group begins with what is new.
+    #[arg(long)]
+    group: String,
+    /// Ends after so many messages. Without it: at Ctrl-C.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Identity within the group, never used twice at once. A later run with the same identity gets
+    /// what this one received and did not acknowledge. Default: a new one for each run.
+    #[arg(long = "client-id", value_name = "ID")]
+    client_id: Option<String>,
+    /// Ends after so many seconds, with exit code 1 if fewer than --count messages came.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+impl Subscribe {
+    pub(crate) async fn run(self) -> Result<Outcome> {
+        // Two runs at once must not share an id, so the default is not the one of the library.
+        let own_id = || format!("{}-{}", default_client_id(), std::process::id());
+        let consumer = Consumer::builder(self.metaserver.address_url(), APP_CODE)
+            .client_id(self.client_id.clone().unwrap_or_else(own_id))
+            .subscribe(&self.subject, &self.group)?;
+        let begun = Instant::now();
+        let mut received = 0;
+        let consumed = tokio::select! {
+            consumed = self.consume(&consumer, &mut received) => consumed,
+            signal = interrupted() => signal.context("cannot wait for signals"),
+        };
+        let closed = consumer.close(CLOSE_WAIT).await;
+        eprintln!(
+            "{received} messages received in {}",
+            pace(received, begun.elapsed())
+        );
+        consumed?;
+        if let Err(error) = &closed {
+            eprintln!("{error}");
+        }
+        let is_complete = self.count.is_none_or(|count| received >= count);
+        Ok(Outcome::done_if(is_complete && closed.is_ok()))
+    }
+
+    async fn consume(&self, consumer: &Consumer, received: &mut usize) -> Result<()> {
+        let limit = self.timeout.map(Duration::from_secs);
+        let begun = Instant::now();
+        loop {
+            let missing = self
+                .count
+                .map_or(PULL_MAX, |count| count.saturating_sub(*received));
+            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+            if missing == 0 || left.is_some_and(|left| left.is_zero()) {
+                return Ok(());
+            }
+            let wait = left.unwrap_or(PULL_WAIT).min(PULL_WAIT);
+            for delivery in consumer.pull(missing.min(PULL_MAX), wait).await {
+                print(delivery)?;
+                *received += 1;
+            }
+        }
+    }
+}
+
+/// Waits for Ctrl-C or the signal that asks to end.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Prints a message; acknowledges it once it is out.
+fn print(delivery: Delivery) -> Result<()> {
+    let line = to_json(delivery.message()).to_string();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("cannot print")?;
+    delivery.ack();
+    Ok(())
+}
+
+fn to_json(message: &Message) -> Value {
+    let properties: Map<String, Value> = message
+        .properties
+        .iter()
+        .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
+        .collect();
+    json!({
+        "messageId": message.message_id,
+        "subject": message.subject,
+        "createTime": message.created.0,
+        "tags": message.tags,
+        "properties": properties,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let mut message = Message {
+            subject: "s".into(),
+            ..Message::default()
+        };
+        message.set_property("text", "two\nlines");
+        let line = to_json(&message).to_string();
+        assert!(
+            !line.contains('\n') && line.contains(r#""text":"two\nlines""#),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! What a command says, and the exit codes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Wrong usage, or nobody answers. The same number as for errors that the argument parser finds.
+pub(crate) const FAILED: u8 = 2;
+const REFUSED: u8 = 1;
+
+/// How a command that got answers ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything was done.
+    Done,
+    /// The server said no, or a part of the work was not done.
+    Refused,
+}
+
+impl Outcome {
+    /// `Done` if `is_done`.
+    pub(crate) fn done_if(is_done: bool) -> Self {
+        if is_done { Self::Done } else { Self::Refused }
+    }
+
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Refused => REFUSED.into(),
+        }
+    }
+}
+
+/// `count` things in `elapsed`, with the rate: `"1.25 s, 800 per second"`.
+pub(crate) fn pace(count: usize, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let rate = if seconds > 0.0 {
+        f64::from(count) / seconds
+    } else {
+        0.0
+    };
+    format!("{seconds:.2} s, {rate:.0} per second")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_has_no_division_by_zero() {
+        assert_eq!(
+            pace(1000, Duration::from_millis(1250)),
+            "1.25 s, 800 per second"
+        );
+        assert_eq!(pace(0, Duration::ZERO), "0.00 s, 0 per second");
+    }
+}

@@ -1,0 +1,172 @@
+//! A metaserver and a broker in this process that keep messages in memory and confirm everything.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use qmq_model::{BrokerGroup, BrokerState, PullSequence};
+use qmq_protocol::command::ack::AckRequest;
+use qmq_protocol::command::client_register::{
+    ClientRegisterRequest, ClientRegisterResponse, OnOfflineState,
+};
+use qmq_protocol::command::pull::{PullRequest, put_pull_header};
+use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult};
+use qmq_protocol::{CommandCode, Decode, Encode, ResultCode};
+use qmq_remoting::{Request, Responder, Server, ServerConfig, Service, answer_unknown};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::FakeHttp;
+
+/// What the broker holds of its only real subject.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) messages: Vec<Bytes>,
+    pub(crate) pulled: usize,
+    /// Last pull sequence that was acked, -1 for none.
+    pub(crate) acked: i64,
+    pub(crate) client_ids: Vec<String>,
+    /// Result for every message; 0 stores it.
+    pub(crate) result: i32,
+}
+
+pub(crate) struct FakeCluster {
+    /// `host:port` of the metaserver's HTTP side.
+    pub(crate) metaserver: String,
+    pub(crate) held: Arc<watch::Sender<Held>>,
+    stop: CancellationToken,
+    _runtime: tokio::runtime::Runtime,
+}
+
+struct Everything {
+    held: Arc<watch::Sender<Held>>,
+    address: Mutex<String>,
+}
+
+impl FakeCluster {
+    pub(crate) fn start() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let held = Arc::new(watch::Sender::new(Held {
+            acked: -1,
+            ..Held::default()
+        }));
+        let stop = CancellationToken::new();
+        let server = Server::bind(([127, 0, 0, 1], 0).into(), ServerConfig::default());
+        let server = runtime.block_on(server).unwrap();
+        let address = server.local_addr().to_string();
+        let service = Arc::new(Everything {
+            held: Arc::clone(&held),
+            address: Mutex::new(address.clone()),
+        });
+        let stopped = stop.clone();
+        runtime.spawn(async move { server.serve(service, stopped, Duration::ZERO).await });
+        let metaserver = FakeHttp::start("200 OK", address).authority;
+        Self {
+            metaserver,
+            held,
+            stop,
+            _runtime: runtime,
+        }
+    }
+}
+
+impl Drop for FakeCluster {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Service for Everything {
+    async fn call(&self, request: Request, responder: Responder) {
+        match CommandCode::from_code(request.header.code) {
+            Some(CommandCode::ClientRegister) => self.register(&request, responder),
+            Some(CommandCode::SendMessage) => self.send(request, responder),
+            Some(CommandCode::PullMessage) => {
+                let held = Arc::clone(&self.held);
+                tokio::spawn(async move { pull(&held, &request, responder).await });
+            }
+            Some(CommandCode::Ack) => self.ack(&request, responder),
+            _ => answer_unknown(responder),
+        }
+    }
+}
+
+impl Everything {
+    fn register(&self, request: &Request, responder: Responder) {
+        let version = request.header.version;
+        let asked = ClientRegisterRequest::decode(version, &request.body).unwrap();
+        let response = ClientRegisterResponse {
+            timestamp_ms: 1,
+            subject: asked.subject,
+            consumer_group: asked.consumer_group,
+            state: OnOfflineState::Online,
+            client_type_code: asked.echoed_client_type(),
+            groups: vec![BrokerGroup {
+                name: "g1".to_owned(),
+                master: self.address.lock().unwrap().clone(),
+                updated_ms: 0,
+                state: BrokerState::ReadWrite,
+            }],
+        };
+        responder.send(ResultCode::Success.code(), |out| {
+            response.encode(version, out)
+        });
+    }
+
+    fn send(&self, request: Request, responder: Responder) {
+        let sent = SendRequest::decode(request.body).unwrap();
+        let result = SendResult::from_code(self.held.borrow().result);
+        if result == SendResult::Success {
+            let payloads = sent.messages().map(|message| message.payload_bytes());
+            self.held.send_modify(|held| held.messages.extend(payloads));
+            return responder.send_empty(ResultCode::Success);
+        }
+        responder.send(ResultCode::Success.code(), |out| {
+            for message in sent.messages() {
+                let message_id = message.payload.message_id;
+                SendFailure {
+                    message_id,
+                    result,
+                    remark: "not today",
+                }
+                .put(out);
+            }
+        });
+    }
+
+    fn ack(&self, request: &Request, responder: Responder) {
+        let ack = AckRequest::decode(request.header.version, &request.body).unwrap();
+        if !ack.is_keep_alive() {
+            self.held.send_modify(|held| {
+                assert_eq!(ack.pull_begin, held.acked + 1);
+                held.acked = ack.pull_last;
+            });
+        }
+        responder.send_empty(ResultCode::Success);
+    }
+}
+
+async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responder) {
+    let asked = PullRequest::decode(request.header.version, &request.body).unwrap();
+    let wait = Duration::from_millis(asked.timeout_ms.try_into().unwrap_or(0));
+    let mut changes = held.subscribe();
+    let is_retry = asked.subject.starts_with('%');
+    let has_more = changes.wait_for(|held| !is_retry && held.pulled < held.messages.len());
+    if tokio::time::timeout(wait, has_more).await.is_err() {
+        return responder.send_empty(ResultCode::NoMessage);
+    }
+    let (mut first, mut payloads) = (0, Vec::new());
+    held.send_modify(|held| {
+        first = held.pulled;
+        let num = usize::try_from(asked.request_num).unwrap();
+        payloads = held.messages[first..].iter().take(num).cloned().collect();
+        held.pulled += payloads.len();
+        held.client_ids.push(asked.consumer_id.to_owned());
+    });
+    responder.send(ResultCode::Success.code(), |out| {
+        put_pull_header(PullSequence(first.try_into().unwrap()), out);
+        payloads
+            .iter()
+            .for_each(|payload| out.extend_from_slice(payload));
+    });
+}
