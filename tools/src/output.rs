@@ -30,7 +30,7 @@ impl Outcome {
     }
 }
 
-/// `count` things in `elapsed`, with the rate: `"1.25 s, 800 per second"`.
+/// `count` things in `elapsed`, with the rate: `"1.250 s, 800 per second"`.
 pub(crate) fn pace(count: usize, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -39,7 +39,7 @@ pub(crate) fn pace(count: usize, elapsed: Duration) -> String {
     } else {
         0.0
     };
-    format!("{seconds:.2} s, {rate:.0} per second")
+    format!("{seconds:.3} s, {rate:.0} per second")
 }
 
 #[cfg(test)]
@@ -52,6 +52,6 @@ mod tests {
             pace(1000, Duration::from_millis(1250)),
             "1.25 s, 800 per second"
         );
-        assert_eq!(pace(0, Duration::ZERO), "0.00 s, 0 per second");
+        assert_eq!(pace(0, Duration::ZERO), "0.000 s, 0 per second");
     }
 }
