@@ -132,8 +132,7 @@ impl Consumer {
     }
 
     /// Stops pulling, waits for running handlers, and confirms what is finished. Messages that were
-    /// pulled and not acknowledged come again when a consumer with this client id starts, or go to
-    /// others about three minutes later.
+    /// pulled and not acknowledged come again when a consumer with this client id starts.
     ///
     /// # Errors
     /// When handlers still run or acks are not confirmed after `wait`. Nothing more happens then.

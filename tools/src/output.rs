@@ -50,7 +50,7 @@ mod tests {
     fn pace_has_no_division_by_zero() {
         assert_eq!(
             pace(1000, Duration::from_millis(1250)),
-            "1.25 s, 800 per second"
+            "1.250 s, 800 per second"
         );
         assert_eq!(pace(0, Duration::ZERO), "0.000 s, 0 per second");
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::retry::Backoff;
 
-/// Silence after which an empty ack tells the broker that this consumer is alive. Brokers give the
-/// messages of a consumer away after 3 minutes.
+/// Silence after which an empty ack tells the broker that this consumer is alive. A Java broker
+/// gives the messages of a silent consumer to others after 3 minutes.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A range of pull sequences to confirm, both ends included, as on the wire.

@@ -124,8 +124,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Silence after which brokers are told that this consumer is alive. Default: 10 s; brokers
-    /// give messages away after three minutes.
+    /// Silence after which brokers are told that this consumer is alive. Default: 10 s; a
+    /// Java broker gives the messages of a consumer away after three minutes.
     #[must_use]
     pub fn keep_alive(mut self, silence: Duration) -> Self {
         self.policy.keep_alive = silence;

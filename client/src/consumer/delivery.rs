@@ -11,8 +11,7 @@ use super::group_queue::GroupQueue;
 ///
 /// Messages of one broker group are confirmed in the order they were pulled: an open delivery holds
 /// up the confirmation of those after it. Dropping it without [`Self::ack`] leaves it open. It then
-/// comes again when a consumer with this client id starts, or goes to another consumer about three
-/// minutes after this process is gone.
+/// comes again when a consumer with this client id starts.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,

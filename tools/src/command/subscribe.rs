@@ -35,7 +35,8 @@ pub(crate) struct Subscribe {
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Identity within the group, never used twice at once. A later run with the same identity gets
-    /// what this one received and did not acknowledge. Default: a new one for each run.
+    /// what this one received and did not acknowledge. Default: a new one for each run, so that two
+    /// runs share the messages; what a killed run held stays with its identity.
     #[arg(long = "client-id", value_name = "ID")]
     client_id: Option<String>,
     /// Ends after so many seconds, with exit code 1 if fewer than --count messages came.
