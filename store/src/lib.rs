@@ -1,1 +1,36 @@
-//! placeholder
+//! Files of a broker: logs that are only appended to, their recovery, and checkpoints.
+//!
+//! What the store promises after a crash, and every byte it writes, is described in
+//! `docs/store-format.md`. In short: in sync mode an acknowledged message survives a power cut, in
+//! async mode it survives the death of the process; no sequence is handed out twice; damage in
+//! front of the durable end is reported and never cut.
+//!
+//! The crate is synchronous. One thread owns the [`StoreWriter`]; [`StoreReader`]s are cheap clones
+//! that see visible bytes only. [`fs`] is the only caller of the operating system's files, and its
+//! twin [`FaultyFs`] loses power on demand.
+
+mod checkpoint;
+mod config;
+mod error;
+mod flush;
+mod format;
+pub mod fs;
+mod identity;
+mod log;
+mod realtime;
+
+pub use config::{Background, FlushMode, Sabotage, StoreConfig};
+pub use error::{AppendError, Error, ReadError};
+pub use format::LogKind;
+pub use fs::RealFs;
+pub use fs::faulty::FaultyFs;
+pub use realtime::action_log::{Action, ConsumerKey};
+pub use realtime::append::{NewMessage, Placed};
+pub use realtime::consumer_log::{Located, Skipped, SubjectId};
+pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
+pub use realtime::reader::{Positions, StoreReader};
+pub use realtime::report::{
+    Cut, DAMAGES_LISTED_MAX, Damage, DamageKind, LogReport, RecoveryReport,
+};
+pub use realtime::writer::{StoreWriter, SyncNeeds};
+pub use realtime::{Opened, PULL_SEQUENCE_JUMP, PULL_SEQUENCES_UNSYNCED_MAX, RealtimeStore};

@@ -1,0 +1,194 @@
+//! Options of a store, with their bounds.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Smallest segment: has room for a record of the longest subject.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 1024;
+/// Largest segment: positions inside one are signed 32-bit numbers in the Java servers.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Shortest ring: four times what appends leave to recovery.
+pub(crate) const COMMIT_SLOTS_MIN: u32 = 64;
+/// Longest ring: it is read whole at start.
+pub(crate) const COMMIT_SLOTS_MAX: u32 = 1 << 20;
+/// Longest name of a broker group in bytes.
+pub(crate) const GROUP_NAME_BYTES_MAX: usize = 255;
+
+/// When appended bytes are synced, and so what an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushMode {
+    /// A commit returns after the messages are on disk. Survives a power cut.
+    Sync,
+    /// A commit returns after the messages were handed to the kernel. Survives the death of the
+    /// process; a power cut loses up to `interval` of the end.
+    Async {
+        /// Longest time written bytes stay unsynced. The reference uses 500 ms.
+        interval: Duration,
+    },
+}
+
+/// Who zeroes ahead, and who syncs the second and third file of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// Helper threads owned by the writer.
+    Threads,
+    /// The calling thread, one file after the other: slower, and every run makes the same calls.
+    Inline,
+}
+
+/// Breaks a promise on purpose, so that tests can show that they would notice.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing is broken.
+    #[default]
+    None,
+    /// Syncs of data and commit records are skipped and reported as done.
+    SkipSync,
+    /// Every n-th message is answered but not stored.
+    DropMessage(u32),
+    /// A batch is written only when the next one comes.
+    AnswerBeforeWrite,
+    /// The first unacked range of every group is left out of checkpoints.
+    ForgetUnacked,
+}
+
+/// Options of a [`RealtimeStore`](crate::RealtimeStore).
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Name of the broker group; a folder that belongs to another one is refused. No default.
+    pub group_name: String,
+    /// When appended bytes are synced. Default: [`FlushMode::Sync`].
+    pub flush: FlushMode,
+    /// Size of a messagelog segment, fixed when the store is created. Unit: bytes. Default: 1 GiB,
+    /// the only size that Java peers understand.
+    pub message_segment_bytes: u64,
+    /// Size of an actionlog segment, fixed when the store is created. Unit: bytes. Default:
+    /// 100 MiB, the only size that Java peers understand.
+    pub action_segment_bytes: u64,
+    /// Step in which zeros are written ahead of each log. Unit: bytes. Default: 64 MiB.
+    pub zero_ahead_bytes: u64,
+    /// Length of the ring of commit records, fixed when the store is created. Default: 4096.
+    pub commit_slots: u32,
+    /// How many checkpoints are kept. Default: 5.
+    pub checkpoint_retain: usize,
+    /// How many bytes of recent appends readers can get without IO. Default: 64 MiB.
+    pub recent_bytes_max: usize,
+    /// Who zeroes ahead and syncs. Default: [`Background::Threads`].
+    pub background: Background,
+    /// For tests only.
+    #[doc(hidden)]
+    pub sabotage: Sabotage,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            group_name: String::new(),
+            flush: FlushMode::Sync,
+            message_segment_bytes: 1 << 30,
+            action_segment_bytes: 100 << 20,
+            zero_ahead_bytes: 64 << 20,
+            commit_slots: 4096,
+            checkpoint_retain: 5,
+            recent_bytes_max: 64 << 20,
+            background: Background::Threads,
+            sabotage: Sabotage::None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// A sentence for the person who wrote the configuration.
+    pub fn validate(&self) -> Result<(), Error> {
+        let name = &self.group_name;
+        let name_is_good = !name.is_empty()
+            && name.len() <= GROUP_NAME_BYTES_MAX
+            && !name.chars().any(char::is_control);
+        if !name_is_good {
+            return Err(Error::Config(
+                "group_name must have 1 to 255 bytes and no control characters".into(),
+            ));
+        }
+        for (what, bytes) in [
+            ("message_segment_bytes", self.message_segment_bytes),
+            ("action_segment_bytes", self.action_segment_bytes),
+        ] {
+            if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+                return Err(Error::Config(format!(
+                    "{what} must be {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {bytes}"
+                )));
+            }
+        }
+        if self.zero_ahead_bytes == 0 {
+            return Err(Error::Config("zero_ahead_bytes must be above 0".into()));
+        }
+        if !(COMMIT_SLOTS_MIN..=COMMIT_SLOTS_MAX).contains(&self.commit_slots) {
+            return Err(Error::Config(format!(
+                "commit_slots must be {COMMIT_SLOTS_MIN} to {COMMIT_SLOTS_MAX}, not {}",
+                self.commit_slots
+            )));
+        }
+        if self.checkpoint_retain == 0 {
+            return Err(Error::Config("checkpoint_retain must be above 0".into()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named() -> StoreConfig {
+        StoreConfig {
+            group_name: "g".into(),
+            ..StoreConfig::default()
+        }
+    }
+
+    #[test]
+    fn defaults_need_only_a_name() {
+        assert!(StoreConfig::default().validate().is_err());
+        assert!(named().validate().is_ok());
+    }
+
+    #[test]
+    fn refuses_values_out_of_bounds() {
+        for broken in [
+            StoreConfig {
+                group_name: "a\nb".into(),
+                ..named()
+            },
+            StoreConfig {
+                message_segment_bytes: 1023,
+                ..named()
+            },
+            StoreConfig {
+                action_segment_bytes: (1 << 30) + 1,
+                ..named()
+            },
+            StoreConfig {
+                zero_ahead_bytes: 0,
+                ..named()
+            },
+            StoreConfig {
+                commit_slots: 63,
+                ..named()
+            },
+            StoreConfig {
+                checkpoint_retain: 0,
+                ..named()
+            },
+        ] {
+            assert!(
+                matches!(broken.validate(), Err(Error::Config(_))),
+                "{broken:?}"
+            );
+        }
+    }
+}

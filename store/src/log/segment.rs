@@ -1,0 +1,230 @@
+//! The segment files of one log: which there are, reading and writing across them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Doing, Error};
+use crate::format::{LogKind, segment_base, segment_name};
+use crate::fs::{File, FileSystem, OpenMode};
+
+/// Zeros are written in pieces of this size.
+const ZERO_BYTES: usize = 256 << 10;
+static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];
+
+/// The segments of one log, shared by its writer, its readers and who zeroes ahead. The lock is
+/// held for a look-up only, never during IO.
+pub(crate) struct Segments {
+    fs: Arc<dyn FileSystem>,
+    kind: LogKind,
+    dir: PathBuf,
+    segment_bytes: u64,
+    files: RwLock<BTreeMap<u64, Arc<dyn File>>>,
+}
+
+impl Segments {
+    /// Opens every segment in the folder `dir`.
+    pub(crate) fn open(
+        fs: Arc<dyn FileSystem>,
+        kind: LogKind,
+        dir: PathBuf,
+        segment_bytes: u64,
+    ) -> Result<Self, Error> {
+        let mut files = BTreeMap::new();
+        for entry in fs.list(&dir).doing("list", &dir)? {
+            if entry.name.starts_with('.') {
+                continue;
+            }
+            let path = dir.join(&entry.name);
+            let base = segment_base(&entry.name).filter(|base| base % segment_bytes == 0);
+            let Some(base) = base.filter(|_| !entry.is_dir) else {
+                return Err(Error::Corrupt {
+                    path,
+                    what: "not the name of a segment",
+                });
+            };
+            files.insert(
+                base,
+                fs.open(&path, OpenMode::Existing).doing("open", &path)?,
+            );
+        }
+        Ok(Self {
+            fs,
+            kind,
+            dir,
+            segment_bytes,
+            files: RwLock::new(files),
+        })
+    }
+
+    pub(crate) fn kind(&self) -> LogKind {
+        self.kind
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn fs(&self) -> &Arc<dyn FileSystem> {
+        &self.fs
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// First byte of the segment that holds `offset`.
+    pub(crate) fn base_of(&self, offset: u64) -> u64 {
+        offset - offset % self.segment_bytes
+    }
+
+    pub(crate) fn path_of(&self, base: u64) -> PathBuf {
+        self.dir.join(segment_name(base))
+    }
+
+    /// Bases of all segment files, ascending.
+    pub(crate) fn bases(&self) -> Vec<u64> {
+        self.files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .copied()
+            .collect()
+    }
+
+    /// The file of a segment, if there is one.
+    pub(crate) fn file(&self, base: u64) -> Option<Arc<dyn File>> {
+        self.files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&base)
+            .cloned()
+    }
+
+    /// The file of a segment, created with a durable name if there is none.
+    pub(crate) fn file_or_create(&self, base: u64) -> Result<Arc<dyn File>, Error> {
+        if let Some(file) = self.file(base) {
+            return Ok(file);
+        }
+        let path = self.path_of(base);
+        let file = self
+            .fs
+            .open(&path, OpenMode::Create)
+            .doing("create", &path)?;
+        self.fs
+            .sync_dir(&self.dir)
+            .doing("sync folder", &self.dir)?;
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.insert(base, file.clone());
+        Ok(file)
+    }
+
+    /// A second handle of a segment: it learns of failed syncs on its own.
+    pub(crate) fn open_again(&self, base: u64) -> Result<Arc<dyn File>, Error> {
+        let path = self.path_of(base);
+        self.fs.open(&path, OpenMode::Existing).doing("open", &path)
+    }
+
+    /// `range` cut at the ends of segments: base of the segment and part of the range.
+    pub(crate) fn split(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+        let segment_bytes = self.segment_bytes;
+        let mut begin = range.start;
+        std::iter::from_fn(move || {
+            if begin >= range.end {
+                return None;
+            }
+            let base = begin - begin % segment_bytes;
+            let part = begin..range.end.min(base + segment_bytes);
+            begin = part.end;
+            Some((base, part))
+        })
+    }
+
+    /// Reads what is on disk; missing files and missing ends of files read as zeros.
+    pub(crate) fn read_or_zeros(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
+        let end = offset + bytes.len() as u64;
+        let mut rest = bytes;
+        for (base, part) in self.split(offset..end) {
+            let (piece, after) = rest.split_at_mut(len_of(&part));
+            let read = match self.file(base) {
+                Some(file) => {
+                    let read = file.read_at(piece, part.start - base);
+                    read.map_err(|error| Error::io("read", &self.path_of(base), error))?
+                }
+                None => 0,
+            };
+            piece[read..].fill(0);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Reads exactly these bytes of one segment; `None` when the segment is not there.
+    pub(crate) fn read_exact(&self, bytes: &mut [u8], offset: u64) -> Option<io::Result<()>> {
+        let base = self.base_of(offset);
+        let file = self.file(base)?;
+        Some(match file.read_at(bytes, offset - base) {
+            Ok(read) if read < bytes.len() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Writes `bytes` at `offset`, one write per segment, creating segments as needed. Calls
+    /// `touched` with each file before it is written.
+    pub(crate) fn write(
+        &self,
+        bytes: &[u8],
+        offset: u64,
+        mut touched: impl FnMut(u64, &Arc<dyn File>),
+    ) -> Result<(), Error> {
+        let mut rest = bytes;
+        for (base, part) in self.split(offset..offset + bytes.len() as u64) {
+            let (piece, after) = rest.split_at(len_of(&part));
+            let file = self.file_or_create(base)?;
+            touched(base, &file);
+            let written = file.write_at(piece, part.start - base);
+            written.map_err(|error| Error::io("write", &self.path_of(base), error))?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros over a range.
+    pub(crate) fn write_zeros(
+        &self,
+        range: Range<u64>,
+        mut touched: impl FnMut(u64, &Arc<dyn File>),
+    ) -> Result<(), Error> {
+        let mut begin = range.start;
+        while begin < range.end {
+            let len = range.end.min(begin + ZERO_BYTES as u64) - begin;
+            let zeros = &ZEROS[..usize::try_from(len).expect("at most ZERO_BYTES")];
+            self.write(zeros, begin, &mut touched)?;
+            begin += len;
+        }
+        Ok(())
+    }
+
+    /// End of the last segment file on disk; 0 when there is none.
+    pub(crate) fn end_on_disk(&self) -> Result<u64, Error> {
+        let last = self.bases().last().copied();
+        last.map_or(Ok(0), |base| Ok(base + self.len_on_disk(base)?))
+    }
+
+    /// Bytes of a segment file that are on disk.
+    pub(crate) fn len_on_disk(&self, base: u64) -> Result<u64, Error> {
+        let Some(file) = self.file(base) else {
+            return Ok(0);
+        };
+        let len = file.len();
+        let len = len.map_err(|error| Error::io("read the length of", &self.path_of(base), error));
+        Ok(len?.min(self.segment_bytes))
+    }
+}
+
+fn len_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).expect("a part of a slice in memory")
+}

@@ -1,0 +1,257 @@
+//! Appending: records laid out in one buffer, sequences given, everything taken back on failure.
+
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use qmq_model::{MessageOffset, MessageSequence, Subject, UnixMillis};
+
+use crate::config::Sabotage;
+use crate::error::{AppendError, Error};
+use crate::format::LogKind;
+use crate::log::commit::SLOTS_RESERVED;
+use crate::log::filler_before;
+use crate::realtime::action_log::{self, Action};
+use crate::realtime::consumer_log::{Located, SubjectId};
+use crate::realtime::message_log::{self, Header};
+use crate::realtime::writer::{StoreWriter, SubjectState};
+
+/// Batches are laid out in buffers of at least this size, which readers then share.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Slots that must be free for an append: its commit, an idle record and a seal.
+const SLOTS_FOR_APPEND: u64 = SLOTS_RESERVED + 8;
+
+/// A message to be stored.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Subject of the record. For copies in retry subjects it is not the one in the payload.
+    pub subject: Subject,
+    /// The message as on the wire behind its CRC.
+    pub payload: Bytes,
+    /// CRC-32 of the payload; the caller has verified it.
+    pub crc: u32,
+}
+
+/// Where a message was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its subject.
+    pub subject: SubjectId,
+    /// Its number in the subject.
+    pub sequence: MessageSequence,
+    /// First byte of its record.
+    pub offset: MessageOffset,
+    /// Bytes of the whole record.
+    pub bytes: u32,
+}
+
+impl StoreWriter {
+    /// Appends messages to the page cache, all or nothing, and gives each its sequence: one entry
+    /// in `placed` per message. They become visible with the next [`Self::commit`].
+    ///
+    /// # Errors
+    /// [`AppendError::NoSpace`] and [`AppendError::Unstorable`] leave everything as it was and the
+    /// store usable; any other error poisons it.
+    pub fn append_messages(
+        &mut self,
+        messages: &[NewMessage],
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), AppendError> {
+        self.check_alive().map_err(|_| AppendError::Poisoned)?;
+        let kept = placed.len();
+        let unpublished = self.unpublished.len();
+        let appended = self.try_append_messages(messages, placed);
+        if appended.is_err() {
+            for undone in placed.drain(kept..).rev() {
+                self.subjects[undone.subject.0 as usize].next = undone.sequence;
+            }
+            self.unpublished.truncate(unpublished);
+            self.message_buffer.clear();
+        }
+        self.end_append(LogKind::Message, appended)
+    }
+
+    fn try_append_messages(
+        &mut self,
+        messages: &[NewMessage],
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), AppendError> {
+        self.reserve_slots().map_err(AppendError::from_error)?;
+        let start = self.messages.written();
+        let record = |message: &NewMessage| {
+            message_log::record_bytes(message.subject.as_str(), &message.payload)
+        };
+        let total: u64 = messages.iter().map(record).sum();
+        let total = usize::try_from(total).map_err(|_| AppendError::NoSpace)?;
+        if self.message_buffer.capacity() < total {
+            self.message_buffer.reserve(total.max(BUFFER_BYTES));
+        }
+        let time = self.clock.now();
+        for (index, message) in messages.iter().enumerate() {
+            self.lay_out(message, time, placed)
+                .map_err(|what| AppendError::Unstorable { index, what })?;
+        }
+        self.messages
+            .append(&self.message_buffer)
+            .map_err(AppendError::from_error)?;
+        let batch = self.message_buffer.split().freeze();
+        if !batch.is_empty() {
+            self.shared.keep_recent(start, batch);
+        }
+        Ok(())
+    }
+
+    /// Adds one record to the buffer, after a filler if it needs one.
+    fn lay_out(
+        &mut self,
+        message: &NewMessage,
+        time: UnixMillis,
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), &'static str> {
+        let name = message.subject.as_str();
+        if message.payload.is_empty() {
+            return Err("message is empty");
+        }
+        let record = message_log::record_bytes(name, &message.payload);
+        let bytes = u32::try_from(record).map_err(|_| "message is larger than a segment")?;
+        let position = self.messages.written() + self.message_buffer.len() as u64;
+        let segment_bytes = self.messages.segment_bytes();
+        let filler = filler_before(LogKind::Message, segment_bytes, position, record)
+            .ok_or("message is larger than a segment")?;
+        let subject = self.intern(&message.subject);
+        let state = &mut self.subjects[subject.0 as usize];
+        let sequence = state.next;
+        state.next = sequence.plus(1);
+        let offset = MessageOffset(position + filler);
+        placed.push(Placed {
+            subject,
+            sequence,
+            offset,
+            bytes,
+        });
+        self.messages_seen += 1;
+        if let Sabotage::DropMessage(every) = self.config.sabotage
+            && self.messages_seen.is_multiple_of(u64::from(every))
+        {
+            return Ok(());
+        }
+        if filler > 0 {
+            message_log::put_filler(&mut self.message_buffer, time, filler);
+        }
+        let header = Header {
+            time,
+            sequence,
+            subject: name,
+            crc: message.crc,
+        };
+        message_log::put_record(&mut self.message_buffer, &header, &message.payload);
+        self.unpublished.push(Located {
+            subject,
+            sequence,
+            offset,
+            bytes,
+        });
+        Ok(())
+    }
+
+    fn intern(&mut self, name: &Subject) -> SubjectId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        let mut subjects = self
+            .shared
+            .subjects
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (id, _) = subjects.intern(name);
+        drop(subjects);
+        debug_assert_eq!(
+            id.0 as usize,
+            self.subjects.len(),
+            "only the writer adds subjects"
+        );
+        self.subjects
+            .push(SubjectState::new(name.clone(), MessageSequence(0)));
+        self.ids.insert(name.clone(), id);
+        id
+    }
+
+    /// Appends actions to the page cache, all or nothing.
+    ///
+    /// # Errors
+    /// As [`Self::append_messages`].
+    pub fn append_actions(&mut self, actions: &[Action]) -> Result<(), AppendError> {
+        self.check_alive().map_err(|_| AppendError::Poisoned)?;
+        self.action_buffer.clear();
+        let appended = self.try_append_actions(actions);
+        if appended.is_ok() {
+            for action in actions {
+                self.progress.apply(action);
+                if let Action::Pull {
+                    broadcast: false,
+                    pulls,
+                    ..
+                } = action
+                {
+                    self.pulls_unsynced += pulls.start.abs_diff(pulls.end);
+                }
+            }
+        }
+        self.end_append(LogKind::Action, appended)
+    }
+
+    fn try_append_actions(&mut self, actions: &[Action]) -> Result<(), AppendError> {
+        self.reserve_slots().map_err(AppendError::from_error)?;
+        for (index, action) in actions.iter().enumerate() {
+            if let Some(what) = action.flaw() {
+                return Err(AppendError::Unstorable { index, what });
+            }
+            let position = self.actions.written() + self.action_buffer.len() as u64;
+            let (segment, record) = (self.actions.segment_bytes(), action.record_bytes());
+            let filler = filler_before(LogKind::Action, segment, position, record);
+            let what = "action is larger than a segment";
+            let filler = filler.ok_or(AppendError::Unstorable { index, what })?;
+            if filler > 0 {
+                action_log::put_filler(&mut self.action_buffer, filler);
+            }
+            action.put_record(&mut self.action_buffer);
+        }
+        self.actions
+            .append(&self.action_buffer)
+            .map_err(AppendError::from_error)
+    }
+
+    fn end_append(
+        &mut self,
+        kind: LogKind,
+        appended: Result<(), AppendError>,
+    ) -> Result<(), AppendError> {
+        match &appended {
+            Ok(()) => {
+                self.busy_at = self.clock.now();
+                self.dirty_since[kind.index()].get_or_insert(self.busy_at);
+                self.show_positions();
+            }
+            Err(AppendError::Failed(_) | AppendError::Poisoned) => self.is_poisoned = true,
+            Err(AppendError::NoSpace | AppendError::Unstorable { .. }) => {}
+        }
+        appended
+    }
+
+    /// Seals the ring when few slots are left.
+    fn reserve_slots(&mut self) -> Result<(), Error> {
+        if self.ring.free() >= SLOTS_FOR_APPEND {
+            return Ok(());
+        }
+        self.seal()
+    }
+}
+
+impl AppendError {
+    fn from_error(error: Error) -> Self {
+        match error {
+            Error::NoSpace { .. } => Self::NoSpace,
+            Error::Poisoned => Self::Poisoned,
+            error => Self::Failed(error),
+        }
+    }
+}

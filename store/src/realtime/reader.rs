@@ -1,0 +1,228 @@
+//! Reading halves of a store: cheap clones that see visible messages only.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use qmq_model::{MessageSequence, Subject};
+
+use crate::error::ReadError;
+use crate::format::LogKind;
+use crate::log::segment::Segments;
+use crate::realtime::consumer_log::{Index, Limits, Located, Skipped, SubjectId, Subjects};
+use crate::realtime::message_log::view;
+
+/// What one kept batch costs beside its bytes, so that tiny batches are bounded too.
+const RECENT_OVERHEAD_BYTES: usize = 128;
+
+/// Positions of one log, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// Handed to the kernel.
+    pub written: u64,
+    /// Synced.
+    pub durable: u64,
+    /// What consumers may see.
+    pub visible: u64,
+}
+
+#[derive(Debug, Default)]
+struct SharedPositions {
+    written: AtomicU64,
+    durable: AtomicU64,
+    visible: AtomicU64,
+}
+
+/// Batches that were appended lately, oldest first.
+#[derive(Debug, Default)]
+struct Recent {
+    batches: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+}
+
+/// What the writer and all readers share.
+pub(crate) struct Shared {
+    segments: Arc<Segments>,
+    pub(crate) subjects: RwLock<Subjects>,
+    pub(crate) index: Index,
+    recent: RwLock<Recent>,
+    recent_bytes_max: usize,
+    positions: [SharedPositions; 2],
+}
+
+impl Shared {
+    pub(crate) fn new(
+        segments: Arc<Segments>,
+        subjects: Subjects,
+        index: Index,
+        recent_bytes_max: usize,
+    ) -> Self {
+        let positions = Default::default();
+        let (subjects, recent) = (RwLock::new(subjects), RwLock::default());
+        Self {
+            segments,
+            subjects,
+            index,
+            recent,
+            recent_bytes_max,
+            positions,
+        }
+    }
+
+    pub(crate) fn set_positions(&self, kind: LogKind, positions: Positions) {
+        let shared = &self.positions[kind.index()];
+        shared.written.store(positions.written, Ordering::Relaxed);
+        shared.durable.store(positions.durable, Ordering::Relaxed);
+        shared.visible.store(positions.visible, Ordering::Release);
+    }
+
+    pub(crate) fn keep_recent(&self, start: u64, batch: Bytes) {
+        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
+        recent.bytes += batch.len() + RECENT_OVERHEAD_BYTES;
+        recent.batches.push_back((start, batch));
+        while recent.bytes > self.recent_bytes_max
+            && let Some((_, oldest)) = recent.batches.pop_front()
+        {
+            recent.bytes -= oldest.len() + RECENT_OVERHEAD_BYTES;
+        }
+    }
+}
+
+/// Finds and reads visible messages.
+#[derive(Clone)]
+pub struct StoreReader {
+    shared: Arc<Shared>,
+}
+
+impl StoreReader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The number of a subject, if it was ever stored.
+    #[must_use]
+    pub fn subject(&self, name: &str) -> Option<SubjectId> {
+        self.shared
+            .subjects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .id(name)
+    }
+
+    /// The name behind a number.
+    #[must_use]
+    pub fn name(&self, id: SubjectId) -> Option<Subject> {
+        let subjects = self
+            .shared
+            .subjects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        subjects.name(id).cloned()
+    }
+
+    /// The first sequence that is kept, and the one behind the last visible message. Sequences in
+    /// between may be void. `0..0` for an unknown subject.
+    #[must_use]
+    pub fn bounds(&self, id: SubjectId) -> Range<MessageSequence> {
+        let bounds = self.shared.index.bounds(id);
+        MessageSequence(bounds.start)..MessageSequence(bounds.end)
+    }
+
+    /// Appends the positions of the visible messages in `range` to `out`, ascending. Void and
+    /// quarantined sequences are left out and counted. Stops at `count_max`, or before the records
+    /// together exceed `bytes_max` bytes; one is given even if it is larger.
+    pub fn locate(
+        &self,
+        id: SubjectId,
+        range: Range<MessageSequence>,
+        count_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<Located>,
+    ) -> Skipped {
+        let range = range.start.0..range.end.0;
+        self.shared.index.locate(
+            id,
+            &range,
+            Limits {
+                count_max,
+                bytes_max,
+            },
+            out,
+        )
+    }
+
+    /// The payload of a message from the recent batches, without IO; `None` when it is older.
+    #[must_use]
+    pub fn read_recent(&self, at: &Located) -> Option<Bytes> {
+        let recent = self
+            .shared
+            .recent
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let after = recent
+            .batches
+            .partition_point(|(start, _)| *start <= at.offset.0);
+        let (start, batch) = recent.batches.get(after.checked_sub(1)?)?;
+        let from = usize::try_from(at.offset.0 - start).ok()?;
+        let end = from.checked_add(at.bytes as usize)?;
+        let record = (end <= batch.len()).then(|| batch.slice(from..end))?;
+        let payload = view(&record)?.payload;
+        Some(record.slice_ref(payload))
+    }
+
+    /// Reads the payload of a message from the disk; blocks. Magic, subject, sequence and CRC are
+    /// checked.
+    ///
+    /// # Errors
+    /// When it is not visible, its segment is gone, the read fails, or the bytes are not that
+    /// message.
+    pub fn read(&self, at: &Located) -> Result<Bytes, ReadError> {
+        let offset = at.offset.0;
+        let visible = self.shared.positions[LogKind::Message.index()]
+            .visible
+            .load(Ordering::Acquire);
+        if offset + u64::from(at.bytes) > visible {
+            return Err(ReadError::NotVisible { offset });
+        }
+        let mut record = vec![0; at.bytes as usize];
+        match self.shared.segments.read_exact(&mut record, offset) {
+            None => return Err(ReadError::Gone { offset }),
+            Some(Err(source)) => return Err(ReadError::Io { offset, source }),
+            Some(Ok(())) => {}
+        }
+        let record = Bytes::from(record);
+        let found = view(&record).ok_or(ReadError::Corrupt {
+            offset,
+            what: "not a record",
+        })?;
+        let name = self.name(at.subject);
+        let what = if name.is_none_or(|name| name.as_str().as_bytes() != found.subject) {
+            Some("another subject")
+        } else if found.sequence != at.sequence {
+            Some("another sequence")
+        } else if crc32fast::hash(found.payload) != found.crc {
+            Some("payload does not match its CRC")
+        } else {
+            None
+        };
+        match what {
+            Some(what) => Err(ReadError::Corrupt { offset, what }),
+            None => Ok(record.slice_ref(found.payload)),
+        }
+    }
+
+    /// Positions of a log.
+    #[must_use]
+    pub fn positions(&self, kind: LogKind) -> Positions {
+        let shared = &self.shared.positions[kind.index()];
+        let visible = shared.visible.load(Ordering::Acquire);
+        let durable = shared.durable.load(Ordering::Relaxed);
+        Positions {
+            written: shared.written.load(Ordering::Relaxed),
+            durable,
+            visible,
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What the logs add up to at start: the index and the next sequences from the messagelog, the
+//! progress of groups from the actionlog.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use qmq_model::{ConsumerGroup, ConsumerId, MessageOffset, MessageSequence, Subject};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::format::LogKind;
+use crate::log::scan::{Found, scan};
+use crate::log::segment::Segments;
+use crate::log::verify::Verifier;
+use crate::realtime::action_log::{Action, ActionFormat, ConsumerKey};
+use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::message_log::{MessageFormat, MessageItem, PayloadSubject, RECORD_BYTES_MIN};
+use crate::realtime::progress::{Progress, Unacked};
+use crate::realtime::report::{Damage, DamageKind, RecoveryReport};
+
+/// What the messagelog adds up to.
+#[derive(Default)]
+pub(crate) struct Messages {
+    pub(crate) subjects: Subjects,
+    pub(crate) index: Index,
+    /// Behind the last record of each subject; `None` without one.
+    next: Vec<Option<i64>>,
+    /// How many records the damage so far can have held.
+    lost: i64,
+    /// The same, for damage that the checkpoint does not make harmless.
+    lost_behind_checkpoint: i64,
+}
+
+impl Messages {
+    /// Reads the messagelog. The checkpoint's subjects keep their numbers.
+    pub(crate) fn read(
+        segments: &Segments,
+        range: Range<u64>,
+        verifier: &mut Verifier<'_>,
+        checkpoint: Option<&Checkpoint>,
+        report: &mut RecoveryReport,
+    ) -> Result<Self, Error> {
+        let mut messages = Self::default();
+        let known = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.subjects);
+        known.iter().for_each(|(subject, _)| {
+            messages.intern(subject);
+        });
+        let covered = checkpoint.map_or(0, |checkpoint| checkpoint.positions[0]);
+        scan(segments, &MessageFormat, range, verifier, |found| {
+            if let Err((damage, records)) = messages.take(found) {
+                messages.lost += records;
+                if damage.range.end > covered {
+                    messages.lost_behind_checkpoint += records;
+                }
+                report.add(damage);
+            } else {
+                report.messages.records += 1;
+            }
+        })?;
+        Ok(messages)
+    }
+
+    fn intern(&mut self, subject: &Subject) -> SubjectId {
+        let (id, is_new) = self.subjects.intern(subject);
+        if is_new {
+            self.next.push(None);
+        }
+        id
+    }
+
+    /// Indexes a record, or says what is wrong with it and how many records it may stand for.
+    fn take(&mut self, found: Found<MessageItem>) -> Result<(), (Damage, i64)> {
+        let damage = |range, kind, message| {
+            let damage = Damage {
+                log: LogKind::Message,
+                range,
+                kind,
+                message,
+            };
+            Err((damage, 1))
+        };
+        let (range, item, is_trusted) = match found {
+            Found::Record {
+                range,
+                item,
+                is_trusted,
+            } => (range, item, is_trusted),
+            Found::Damage {
+                range,
+                item: Some(item),
+            } => {
+                let message = self.quarantine(&range, &item);
+                return damage(range, DamageKind::Record, message);
+            }
+            Found::Damage { range, item: None } => {
+                let records = (range.end - range.start).div_ceil(RECORD_BYTES_MIN);
+                let records = i64::try_from(records).unwrap_or(i64::MAX);
+                let kind = DamageKind::Record;
+                return Err((
+                    Damage {
+                        log: LogKind::Message,
+                        range,
+                        kind,
+                        message: None,
+                    },
+                    records,
+                ));
+            }
+        };
+        let Ok(subject) = Subject::new(&item.subject) else {
+            return damage(range, DamageKind::Record, None);
+        };
+        let sequence = item.sequence.0;
+        if !is_trusted && !self.is_plausible(&item) {
+            return damage(range, DamageKind::Untrusted, None);
+        }
+        let id = self.intern(&subject);
+        let next = &mut self.next[id.0 as usize];
+        if next.is_some_and(|next| sequence < next) {
+            return damage(range, DamageKind::Sequence, Some((subject, item.sequence)));
+        }
+        *next = Some(sequence + 1);
+        let offset = MessageOffset(range.start);
+        let bytes = u32::try_from(range.end - range.start).expect("smaller than a segment");
+        self.index.push(&Located {
+            subject: id,
+            sequence: item.sequence,
+            offset,
+            bytes,
+        });
+        Ok(())
+    }
+
+    /// Whether a header that cannot be trusted names the subject of its payload, or a known retry
+    /// subject of it, and the next sequence there, apart from those that were lost.
+    fn is_plausible(&self, item: &MessageItem) -> bool {
+        let id = self.subjects.id(&item.subject);
+        match item.payload_subject {
+            PayloadSubject::Same => {}
+            PayloadSubject::Original if id.is_some() => {}
+            PayloadSubject::Original | PayloadSubject::Other => return false,
+        }
+        let next = id.and_then(|id| self.next[id.0 as usize]).unwrap_or(0);
+        (next..=next.saturating_add(self.lost)).contains(&item.sequence.0)
+    }
+
+    /// Keeps the place of a broken record whose header is plausible.
+    fn quarantine(
+        &mut self,
+        range: &Range<u64>,
+        item: &MessageItem,
+    ) -> Option<(Subject, MessageSequence)> {
+        let subject = Subject::new(&item.subject)
+            .ok()
+            .filter(|_| self.is_plausible(item))?;
+        let id = self.intern(&subject);
+        self.next[id.0 as usize] = Some(item.sequence.0 + 1);
+        self.index
+            .push_quarantined(id, item.sequence.0, MessageOffset(range.start));
+        Some((subject, item.sequence))
+    }
+
+    /// The next sequence of every subject: none that a record, the checkpoint or a group has seen,
+    /// and none that lost records can have had.
+    pub(crate) fn next_sequences(
+        &mut self,
+        checkpoint: Option<&Checkpoint>,
+        progress: &Progress,
+        report: &mut RecoveryReport,
+    ) -> Vec<MessageSequence> {
+        let raise = |messages: &mut Self, subject: &Subject, to: MessageSequence| {
+            let id = messages.intern(subject);
+            let next = &mut messages.next[id.0 as usize];
+            *next = Some(next.unwrap_or(0).max(to.0));
+        };
+        let known = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.subjects);
+        known
+            .iter()
+            .for_each(|(subject, next)| raise(self, subject, *next));
+        progress
+            .groups()
+            .for_each(|(subject, _, group)| raise(self, subject, group.next));
+        let lost = self.lost_behind_checkpoint;
+        report.message_sequences_raised = lost.unsigned_abs();
+        let next = self
+            .next
+            .iter()
+            .map(|next| next.unwrap_or(0).saturating_add(lost));
+        let next: Vec<i64> = next.collect();
+        for (id, end) in (0..).zip(&next) {
+            self.index.raise_end(SubjectId(id), *end);
+        }
+        next.into_iter().map(MessageSequence).collect()
+    }
+}
+
+/// Messages that an action which is gone may have handed out.
+struct Orphans {
+    subject: Subject,
+    group: ConsumerGroup,
+    consumer: ConsumerId,
+    messages: Range<i64>,
+}
+
+/// What the actionlog adds up to.
+pub(crate) struct Actions {
+    pub(crate) progress: Progress,
+    /// Actions were lost that the checkpoint does not include.
+    pub(crate) is_damaged: bool,
+    /// Groups that pulled since the last damage: from there on nothing is missing.
+    settled: HashSet<(Subject, ConsumerGroup)>,
+    orphans: Vec<Orphans>,
+    /// Ends of the subjects when the checkpoint was written.
+    first_unknown: HashMap<Subject, MessageSequence>,
+}
+
+impl Actions {
+    /// Replays the actions in `range` on top of the checkpoint.
+    pub(crate) fn replay(
+        segments: &Segments,
+        range: Range<u64>,
+        verifier: &mut Verifier<'_>,
+        checkpoint: Option<&Checkpoint>,
+        report: &mut RecoveryReport,
+    ) -> Result<Self, Error> {
+        let mut actions = Self {
+            progress: checkpoint
+                .map(|found| found.progress.clone())
+                .unwrap_or_default(),
+            is_damaged: false,
+            settled: HashSet::new(),
+            orphans: Vec::new(),
+            first_unknown: checkpoint
+                .map(|found| found.subjects.iter().cloned().collect())
+                .unwrap_or_default(),
+        };
+        scan(segments, &ActionFormat, range, verifier, |found| {
+            let (range, kind) = match found {
+                Found::Record {
+                    item,
+                    is_trusted: true,
+                    ..
+                } => {
+                    actions.apply(&item);
+                    report.actions_replayed += 1;
+                    return;
+                }
+                Found::Record { range, .. } => (range, DamageKind::Untrusted),
+                Found::Damage { range, .. } => (range, DamageKind::Record),
+            };
+            actions.is_damaged = true;
+            actions.settled.clear();
+            report.add(Damage {
+                log: LogKind::Action,
+                range,
+                kind,
+                message: None,
+            });
+        })?;
+        report.actions.records = report.actions_replayed;
+        Ok(actions)
+    }
+
+    fn apply(&mut self, action: &Action) {
+        if self.is_damaged
+            && let Action::Pull { key, messages, .. } = action
+            && self
+                .settled
+                .insert((key.subject.clone(), key.group.clone()))
+        {
+            let group = self
+                .progress
+                .group(key.subject.as_str(), key.group.as_str());
+            let known = match group {
+                Some(group) => group.next.0,
+                // A group that the checkpoint does not know began behind it. If this is its very
+                // first contact it gets messages it never asked for; that is better than none.
+                None => self
+                    .first_unknown
+                    .get(&key.subject)
+                    .map_or(0, |next| next.0),
+            };
+            if known < messages.start {
+                let ConsumerKey {
+                    subject,
+                    group,
+                    consumer,
+                } = key.clone();
+                let messages = known..messages.start;
+                self.orphans.push(Orphans {
+                    subject,
+                    group,
+                    consumer,
+                    messages,
+                });
+            }
+        }
+        self.progress.apply(action);
+    }
+
+    /// Gives orphaned messages to the consumer that pulled next, under pull sequences that were
+    /// never handed out. To be called after pull sequences were raised.
+    pub(crate) fn adopt_orphans(&mut self) {
+        for orphans in self.orphans.drain(..) {
+            let group = self.progress.group_mut(&orphans.subject, &orphans.group);
+            let broadcast = group.broadcast;
+            let consumer = group.consumers.entry(orphans.consumer).or_default();
+            let (message, count) = (
+                orphans.messages.start,
+                orphans.messages.end - orphans.messages.start,
+            );
+            if broadcast {
+                let unacked = Unacked {
+                    pull: message,
+                    message,
+                    count,
+                };
+                let at = consumer
+                    .unacked
+                    .partition_point(|range| range.pull < message);
+                consumer.unacked.insert(at, unacked);
+            } else {
+                let pull = consumer.next_pull.0;
+                consumer.push(Unacked {
+                    pull,
+                    message,
+                    count,
+                });
+                consumer.next_pull.0 += count;
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What a writer does beside appending: flushes that are due, idle records, seals, checkpoints,
+//! closing.
+
+use std::time::Duration;
+
+use qmq_model::UnixMillis;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::Sabotage;
+use crate::error::{Doing, Error};
+use crate::flush::{self, CHECKPOINT_INTERVAL, IDLE_AFTER, Plan};
+use crate::format::ABORT;
+use crate::log::commit::{CommitRecord, SLOTS_RESERVED};
+use crate::realtime::writer::StoreWriter;
+
+const BOTH: Plan = Plan {
+    messages: true,
+    actions: true,
+};
+/// Slots that must be free for an idle record that is not part of a seal.
+const SLOTS_FOR_IDLE: u64 = SLOTS_RESERVED + 4;
+
+impl StoreWriter {
+    /// Does what is due at `now`: syncs what was written without a sync, states the durable
+    /// positions when nothing happens, makes room in the ring, writes a checkpoint. Says when it
+    /// wants to be called again; `None` when not before something was appended.
+    ///
+    /// # Errors
+    /// Any error poisons the store. A full disk only puts things off.
+    pub fn tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        self.poison_on_error(|writer| writer.try_tick(now))
+    }
+
+    fn try_tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        let mode = self.config.flush;
+        if flush::due_in(mode, self.dirty_since(), now).is_some_and(|left| left.is_zero()) {
+            self.write_commit_records()?;
+            self.sync(self.dirty())?;
+        }
+        let idle_in = self.idle_in(now);
+        if idle_in.is_some_and(|left| left.is_zero()) {
+            self.state_durable()?;
+        }
+        if self.ring.is_half_used() {
+            put_off(self.seal())?;
+        }
+        if self.checkpoint_in(now).is_some_and(|left| left.is_zero()) {
+            // Also after a full disk: the next attempt is one interval away.
+            self.checkpoint_at = now;
+            put_off(self.try_checkpoint())?;
+        }
+        let waits = [
+            flush::due_in(mode, self.dirty_since(), now),
+            self.idle_in(now).filter(|left| !left.is_zero()),
+            self.checkpoint_in(now),
+        ];
+        Ok(waits.into_iter().flatten().min())
+    }
+
+    fn dirty(&self) -> Plan {
+        Plan {
+            messages: self.messages.is_dirty(),
+            actions: self.actions.is_dirty(),
+        }
+    }
+
+    /// Time until an idle record is written; `None` when there is nothing to state.
+    fn idle_in(&self, now: UnixMillis) -> Option<Duration> {
+        let is_news = self.stated != self.durable();
+        is_news.then(|| IDLE_AFTER.saturating_sub(now.since(self.busy_at)))
+    }
+
+    fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
+        let positions = [self.messages.written(), self.actions.written()];
+        let is_changed = self.checkpoint_positions != positions;
+        is_changed.then(|| CHECKPOINT_INTERVAL.saturating_sub(now.since(self.checkpoint_at)))
+    }
+
+    /// Writes an idle record that states the durable positions, durably.
+    fn state_durable(&mut self) -> Result<(), Error> {
+        if self.ring.free() > SLOTS_FOR_IDLE {
+            self.ring
+                .write(CommitRecord::idle(self.term, self.durable()))?;
+            self.ring.sync()?;
+            self.stated = self.durable();
+        }
+        Ok(())
+    }
+
+    /// Allows the ring to be overwritten: everything is synced, and its checksums are durable.
+    pub(super) fn seal(&mut self) -> Result<(), Error> {
+        self.sync_all()?;
+        self.messages.write_sums()?;
+        self.actions.write_sums()?;
+        self.ring
+            .seal(CommitRecord::idle(self.term, self.durable()))?;
+        self.stated = self.durable();
+        Ok(())
+    }
+
+    fn sync_all(&mut self) -> Result<(), Error> {
+        self.write_commit_records()?;
+        self.sync(BOTH)
+    }
+
+    /// Syncs both logs and writes a durable checkpoint of the state they add up to.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] leaves the store usable; any other error poisons it.
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
+        self.poison_unless_full(Self::try_checkpoint)
+    }
+
+    fn try_checkpoint(&mut self) -> Result<(), Error> {
+        self.sync_all()?;
+        let subjects = self
+            .subjects
+            .iter()
+            .map(|state| (state.name.clone(), state.next))
+            .collect();
+        let mut checkpoint = Checkpoint {
+            number: self.checkpoint_number + 1,
+            term: self.term,
+            positions: self.durable(),
+            time: self.clock.now(),
+            subjects,
+            progress: std::mem::take(&mut self.progress),
+        };
+        let saved = if self.config.sabotage == Sabotage::ForgetUnacked {
+            let mut without = checkpoint.clone();
+            without.progress.forget_first_unacked();
+            without.save(self.fs.as_ref(), &self.root, self.store)
+        } else {
+            checkpoint.save(self.fs.as_ref(), &self.root, self.store)
+        };
+        self.progress = std::mem::take(&mut checkpoint.progress);
+        saved?;
+        self.checkpoint_number = checkpoint.number;
+        self.checkpoint_positions = checkpoint.positions;
+        self.checkpoint_at = checkpoint.time;
+        checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)
+    }
+
+    /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.
+    ///
+    /// # Errors
+    /// When any of that fails; the next opening then recovers.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.poison_on_error(|writer| {
+            writer.sync_all()?;
+            writer.state_durable()?;
+            writer.try_checkpoint()?;
+            let path = writer.root.join(ABORT);
+            writer.fs.remove(&path).doing("remove", &path)?;
+            writer
+                .fs
+                .sync_dir(&writer.root)
+                .doing("sync folder", &writer.root)
+        })
+    }
+}
+
+/// A full disk is no reason to stop: what was not possible is tried again later.
+fn put_off(done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(error @ Error::NoSpace { .. }) => {
+            tracing::warn!(%error, "put off until there is room");
+            Ok(())
+        }
+        done => done,
+    }
+}

@@ -1,0 +1,346 @@
+//! The writing half of a store: appends batches, makes them durable as asked, publishes them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use qmq_model::{Clock, MessageSequence, Subject, UnixMillis};
+use uuid::Uuid;
+
+use crate::config::{FlushMode, Sabotage, StoreConfig};
+use crate::error::{Doing, Error};
+use crate::flush::{self, Plan, Wanted};
+use crate::format::LogKind;
+use crate::fs::{FileSystem, LockGuard};
+use crate::log::Log;
+use crate::log::commit::{CommitRecord, Kind, Ring};
+use crate::log::sync::Syncer;
+use crate::realtime::PULL_SEQUENCES_UNSYNCED_MAX;
+use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::progress::Progress;
+use crate::realtime::reader::{Positions, Shared, StoreReader};
+
+/// What the caller of a commit needs durable, whatever the flush mode does anyway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncNeeds {
+    /// All actions appended so far: the first contact of a consumer is among them.
+    pub actions: bool,
+    /// All messages appended so far, in async mode too.
+    pub messages: bool,
+}
+
+/// What recovery hands over.
+pub(crate) struct Recovered {
+    pub(crate) fs: Arc<dyn FileSystem>,
+    pub(crate) root: PathBuf,
+    pub(crate) lock: Box<dyn LockGuard>,
+    pub(crate) store: Uuid,
+    pub(crate) term: u64,
+    pub(crate) ring: Ring,
+    pub(crate) messages: Log,
+    pub(crate) actions: Log,
+    pub(crate) subjects: Subjects,
+    pub(crate) index: Index,
+    pub(crate) next: Vec<MessageSequence>,
+    pub(crate) progress: Progress,
+    pub(crate) checkpoint_number: u64,
+}
+
+/// What the writer knows of one subject.
+pub(super) struct SubjectState {
+    pub(super) name: Subject,
+    pub(super) next: MessageSequence,
+    /// Number of the commit that last told the caller of this subject.
+    told_in: u64,
+}
+
+impl SubjectState {
+    pub(super) fn new(name: Subject, next: MessageSequence) -> Self {
+        Self {
+            name,
+            next,
+            told_in: 0,
+        }
+    }
+}
+
+/// Appends to a store. One thread owns it; every call blocks until the disk is done.
+pub struct StoreWriter {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) root: PathBuf,
+    pub(super) store: Uuid,
+    pub(super) term: u64,
+    pub(super) config: StoreConfig,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ring: Ring,
+    pub(super) messages: Log,
+    pub(super) actions: Log,
+    pub(super) progress: Progress,
+    pub(super) subjects: Vec<SubjectState>,
+    pub(super) ids: HashMap<Subject, SubjectId>,
+    pub(super) shared: Arc<Shared>,
+    syncer: Syncer,
+    pub(super) message_buffer: BytesMut,
+    pub(super) action_buffer: BytesMut,
+    /// Appended, but not visible yet.
+    pub(super) unpublished: Vec<Located>,
+    commits: u64,
+    /// Since when each log has unsynced bytes.
+    pub(super) dirty_since: [Option<UnixMillis>; 2],
+    /// When something was last appended.
+    pub(super) busy_at: UnixMillis,
+    /// Durable positions as the newest commit record states them.
+    pub(super) stated: [u64; 2],
+    pub(super) checkpoint_number: u64,
+    pub(super) checkpoint_at: UnixMillis,
+    pub(super) checkpoint_positions: [u64; 2],
+    pub(super) pulls_unsynced: u64,
+    pub(super) messages_seen: u64,
+    pub(super) is_poisoned: bool,
+    _lock: Box<dyn LockGuard>,
+}
+
+impl std::fmt::Debug for StoreWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreWriter")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreWriter {
+    pub(crate) fn new(
+        recovered: Recovered,
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, StoreReader), Error> {
+        let Recovered {
+            fs,
+            root,
+            lock,
+            messages,
+            actions,
+            subjects,
+            index,
+            next,
+            ..
+        } = recovered;
+        let syncer = Syncer::start(config.background).doing("start threads for", &root)?;
+        let names = (0..).map_while(|id| subjects.name(SubjectId(id)).cloned());
+        let states = names
+            .zip(next)
+            .map(|(name, next)| SubjectState::new(name, next));
+        let states: Vec<SubjectState> = states.collect();
+        let ids = states
+            .iter()
+            .zip(0..)
+            .map(|(state, id)| (state.name.clone(), SubjectId(id)));
+        let ids = ids.collect();
+        let recent_bytes_max = config.recent_bytes_max;
+        let segments = messages.segments().clone();
+        let shared = Arc::new(Shared::new(segments, subjects, index, recent_bytes_max));
+        let now = clock.now();
+        let stated = [messages.durable(), actions.durable()];
+        let writer = Self {
+            fs,
+            root,
+            store: recovered.store,
+            term: recovered.term,
+            config,
+            clock,
+            ring: recovered.ring,
+            messages,
+            actions,
+            progress: recovered.progress,
+            subjects: states,
+            ids,
+            shared: shared.clone(),
+            syncer,
+            message_buffer: BytesMut::new(),
+            action_buffer: BytesMut::new(),
+            unpublished: Vec::new(),
+            commits: 0,
+            dirty_since: [None; 2],
+            busy_at: now,
+            stated,
+            checkpoint_number: recovered.checkpoint_number,
+            checkpoint_at: now,
+            checkpoint_positions: [0; 2],
+            pulls_unsynced: 0,
+            messages_seen: 0,
+            is_poisoned: false,
+            _lock: lock,
+        };
+        writer.show_positions();
+        Ok((writer, StoreReader::new(shared)))
+    }
+
+    /// Makes what was appended durable as the flush mode and `needs` ask for, logs and commit
+    /// records in parallel, and then publishes it. Adds the subjects that gained visible messages
+    /// to `published`, each once.
+    ///
+    /// # Errors
+    /// Any error poisons the store: nothing that was not visible before is to be acknowledged.
+    pub fn commit(
+        &mut self,
+        needs: SyncNeeds,
+        published: &mut Vec<SubjectId>,
+    ) -> Result<(), Error> {
+        self.poison_on_error(|writer| writer.try_commit(needs))?;
+        self.publish(published);
+        Ok(())
+    }
+
+    fn try_commit(&mut self, needs: SyncNeeds) -> Result<(), Error> {
+        self.write_commit_records()?;
+        let limit = PULL_SEQUENCES_UNSYNCED_MAX / 2;
+        let wanted = Wanted {
+            has_messages: self.messages.is_dirty(),
+            needs_messages: needs.messages,
+            needs_actions: self.actions.is_dirty()
+                && (needs.actions || self.pulls_unsynced > limit),
+            dirty_since: self.dirty_since.into_iter().flatten().min(),
+        };
+        let plan = flush::plan(self.config.flush, wanted, self.clock.now());
+        self.sync(plan)
+    }
+
+    /// Pull sequences handed out by actions that are not durable yet.
+    #[must_use]
+    pub fn pull_sequences_unsynced(&self) -> u64 {
+        self.pulls_unsynced
+    }
+
+    /// Writes the commit records of what was appended since the last ones. Not synced.
+    pub(super) fn write_commit_records(&mut self) -> Result<(), Error> {
+        let durable = self.durable();
+        for log in [&mut self.messages, &mut self.actions] {
+            let kind = Kind::Batch(log.kind());
+            let Some(batch) = log.take_batch() else {
+                continue;
+            };
+            let record = CommitRecord::of(kind, self.term, &batch.range, batch.crc, durable);
+            self.ring.write(record)?;
+            self.stated = durable;
+        }
+        Ok(())
+    }
+
+    /// Syncs the logs of `plan` and the commit records.
+    pub(super) fn sync(&mut self, plan: Plan) -> Result<(), Error> {
+        let mut files = Vec::new();
+        if plan.messages {
+            files.extend(self.messages.files_to_sync());
+        }
+        if plan.actions {
+            files.extend(self.actions.files_to_sync());
+        }
+        if !plan.messages && !plan.actions {
+            return Ok(());
+        }
+        files.push(self.ring.file().clone());
+        if self.config.sabotage != Sabotage::SkipSync {
+            self.syncer
+                .sync(&files)
+                .doing_for_good("sync the logs of", &self.root)?;
+        }
+        if plan.messages {
+            self.messages.set_durable();
+            self.dirty_since[LogKind::Message.index()] = None;
+        }
+        if plan.actions {
+            self.actions.set_durable();
+            self.dirty_since[LogKind::Action.index()] = None;
+            self.pulls_unsynced = 0;
+        }
+        self.show_positions();
+        Ok(())
+    }
+
+    fn publish(&mut self, published: &mut Vec<SubjectId>) {
+        self.commits += 1;
+        let visible = std::mem::take(&mut self.unpublished);
+        // First the position, then the index: who finds a message may read it.
+        self.show_positions();
+        for located in &visible {
+            self.shared.index.push(located);
+            let state = &mut self.subjects[located.subject.0 as usize];
+            if state.told_in != self.commits {
+                state.told_in = self.commits;
+                published.push(located.subject);
+            }
+        }
+        self.unpublished = visible;
+        self.unpublished.clear();
+    }
+
+    pub(super) fn durable(&self) -> [u64; 2] {
+        [self.messages.durable(), self.actions.durable()]
+    }
+
+    pub(super) fn dirty_since(&self) -> Option<UnixMillis> {
+        self.dirty_since.into_iter().flatten().min()
+    }
+
+    pub(super) fn show_positions(&self) {
+        for log in [&self.messages, &self.actions] {
+            let (written, durable) = (log.written(), log.durable());
+            let first_hidden = self
+                .unpublished
+                .first()
+                .map_or(written, |first| first.offset.0);
+            let visible = match (log.kind(), self.config.flush) {
+                (LogKind::Message, _) => first_hidden,
+                (LogKind::Action, FlushMode::Sync) => durable,
+                (LogKind::Action, FlushMode::Async { .. }) => written,
+            };
+            self.shared.set_positions(
+                log.kind(),
+                Positions {
+                    written,
+                    durable,
+                    visible,
+                },
+            );
+        }
+    }
+
+    pub(super) fn check_alive(&self) -> Result<(), Error> {
+        if self.is_poisoned {
+            Err(Error::Poisoned)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs `work`; any error ends the writing.
+    pub(super) fn poison_on_error<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.check_alive()?;
+        let done = work(self);
+        if let Err(error) = &done {
+            self.is_poisoned = true;
+            tracing::error!(%error, "store is poisoned");
+        }
+        done
+    }
+
+    /// Runs `work`; any error but a full disk ends the writing.
+    pub(super) fn poison_unless_full<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.check_alive()?;
+        let done = work(self);
+        if let Err(error) = &done
+            && !matches!(error, Error::NoSpace { .. })
+        {
+            self.is_poisoned = true;
+            tracing::error!(%error, "store is poisoned");
+        }
+        done
+    }
+}

@@ -1,0 +1,369 @@
+//! Rot in front of the durable end: reported, never cut, and as little as possible is lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use qmq_store::fs::FileSystem;
+use qmq_store::{
+    Action, Damage, DamageKind, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
+};
+use rand::Rng;
+
+use crate::groups::Groups;
+use crate::power_cut::{fail, first_seed};
+use crate::world::{End, Trouble, World, read_all, root, segment};
+
+fn for_seeds(count: u64, run: impl Fn(&mut World) -> Result<(), Trouble>) {
+    let first = first_seed();
+    for seed in first..first + count {
+        let mut world = World::new(seed, FlushMode::Sync);
+        println!("QMQ_SEED={seed}");
+        if let Err(trouble) = run(&mut world) {
+            fail(seed, &trouble);
+        }
+    }
+}
+
+/// A store of which everything is stated to be durable, ended in one of three ways.
+fn live_and_rest(world: &mut World) -> Result<End, Trouble> {
+    world.open(End::Close)?;
+    world.load(60)?;
+    world.rest()?;
+    let end = [End::Close, End::Kill, End::PowerCut][world.rng.random_range(0..3)];
+    world.end(end)?;
+    Ok(end)
+}
+
+fn rot(world: &mut World, log: LogKind, offset: u64) {
+    let segment_bytes = match log {
+        LogKind::Message => world.config.message_segment_bytes,
+        LogKind::Action => world.config.action_segment_bytes,
+    };
+    let (path, at) = segment(log, segment_bytes, offset);
+    let mask = world.rng.random_range(1..=255);
+    assert!(world.fs.rot(&path, at, mask), "{path:?} has no byte {at}");
+}
+
+fn covers(damages: &[Damage], log: LogKind, offset: u64) -> bool {
+    damages
+        .iter()
+        .any(|damage| damage.log == log && damage.range.contains(&offset))
+}
+
+fn open(world: &World) -> Opened {
+    world
+        .try_open()
+        .expect("damage in front of the durable end is no reason not to open")
+}
+
+#[test]
+fn a_flipped_byte_costs_at_most_its_message() {
+    for_seeds(150, |world| {
+        let end = live_and_rest(world)?;
+        world.open(end)?;
+        world.end(End::Close)?;
+        let hit = world.rng.random_range(0..world.kept().len());
+        let range = world.kept()[hit].range();
+        let offset = world.rng.random_range(range);
+        rot(world, LogKind::Message, offset);
+        let mut before = world.report.messages.end;
+        for _ in 0..2 {
+            let opened = open(world);
+            assert!(
+                covers(&opened.report.damages, LogKind::Message, offset),
+                "not reported"
+            );
+            assert_eq!(opened.report.messages.cut, None);
+            assert!(opened.report.messages.end >= before, "cut");
+            before = opened.report.messages.end;
+            check_all_but(world, &opened, hit)?;
+            opened.writer.close().unwrap();
+        }
+        Ok(())
+    });
+}
+
+/// All messages but one are there, and that one is unharmed or missing.
+fn check_all_but(world: &World, opened: &Opened, hit: usize) -> Result<(), Trouble> {
+    let found = read_all(&opened.reader, world.kept().len())?;
+    let found: BTreeSet<_> = found.into_iter().collect();
+    for (number, message) in world.kept().iter().enumerate() {
+        let place = (
+            message.subject.to_owned(),
+            message.sequence,
+            message.payload.clone(),
+        );
+        assert!(
+            number == hit || found.contains(&place),
+            "lost {} too",
+            message.sequence
+        );
+    }
+    assert!(found.len() + 1 >= world.kept().len() && found.len() <= world.kept().len());
+    Ok(())
+}
+
+#[test]
+fn sequences_of_lost_messages_are_not_used_again() {
+    for_seeds(60, |world| {
+        let end = live_and_rest(world)?;
+        let last = world.report.messages.end;
+        // Everything since the last checkpoint may be hit.
+        for _ in 0..10 {
+            let (path, at) = segment(LogKind::Message, world.config.message_segment_bytes, last);
+            let at = at + world.rng.random_range(0..500);
+            let _ = world.fs.rot(&path, at, 0x55);
+        }
+        let mut opened = match world.try_open() {
+            Ok(opened) => opened,
+            Err(error) => panic!("after {end:?}: {error}"),
+        };
+        let fresh = world
+            .fresh_messages()
+            .iter()
+            .map(|m| (m.subject, m.sequence));
+        let used: BTreeSet<_> = fresh.collect();
+        let subjects: BTreeSet<_> = used.iter().map(|(subject, _)| *subject).collect();
+        for subject in subjects {
+            let payload = bytes::Bytes::from_static(b"new");
+            let crc = crc32fast::hash(&payload);
+            let name = qmq_model::Subject::new(subject).unwrap();
+            let mut placed = Vec::new();
+            let new = [NewMessage {
+                subject: name,
+                payload,
+                crc,
+            }];
+            opened.writer.append_messages(&new, &mut placed).unwrap();
+            assert!(
+                !used.contains(&(subject, placed[0].sequence.0)),
+                "{subject} {placed:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn damaged_actions_lose_no_message_and_repeat_no_pull_sequence() {
+    for_seeds(200, |world| {
+        world.commits_before_ticks = true;
+        world.open(End::Close)?;
+        let begin = world.report.actions.end;
+        world.load(80)?;
+        world.rest()?;
+        let mut model = world.groups().clone();
+        world
+            .actions()
+            .iter()
+            .for_each(|(action, _)| model.apply(action));
+        let offline = world
+            .actions()
+            .iter()
+            .any(|(a, _)| matches!(a, Action::ForeverOffline { .. }));
+        let end = world.actions().last().map_or(begin, |(_, end)| *end);
+        world.end(End::Kill)?;
+        if begin == end {
+            return Ok(());
+        }
+        let offset = world.rng.random_range(begin..end);
+        rot(world, LogKind::Action, offset);
+        let opened = open(world);
+        let report = &opened.report;
+        assert!(
+            covers(&report.damages, LogKind::Action, offset),
+            "not reported: {report:?}"
+        );
+        assert_eq!((&report.actions.cut, report.actions.end), (&None, end));
+        let found = Groups::of(&opened.progress);
+        check_nothing_is_confirmed(&model, &found);
+        if !offline {
+            check_pull_sequences(&model, &found);
+        }
+        Ok(())
+    });
+}
+
+/// What nobody confirmed is still to come: ahead of the group, or unacked by someone.
+fn check_nothing_is_confirmed(model: &Groups, found: &Groups) {
+    for (name, group) in &model.0 {
+        let Some(left) = found.0.get(name) else {
+            continue;
+        };
+        let owed = group
+            .consumers
+            .values()
+            .flat_map(|consumer| consumer.unacked.values());
+        for message in owed {
+            let unacked = left
+                .consumers
+                .values()
+                .flat_map(|consumer| consumer.unacked.values());
+            let is_left = *message >= left.next || unacked.into_iter().any(|m| m == message);
+            assert!(is_left, "{name:?}: message {message} will never come again");
+        }
+    }
+}
+
+fn check_pull_sequences(model: &Groups, found: &Groups) {
+    for (name, group) in model.0.iter().filter(|(_, group)| !group.broadcast) {
+        let Some(left) = found.0.get(name) else {
+            continue;
+        };
+        for (id, consumer) in &group.consumers {
+            let Some(left) = left.consumers.get(id) else {
+                continue;
+            };
+            assert!(left.next_pull >= consumer.next_pull, "{name:?} {id}");
+            assert!(
+                left.next_pull >= PULL_SEQUENCE_JUMP,
+                "{name:?} {id} was not raised"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let mut world = World::new(5, FlushMode::Sync);
+    world.config.message_segment_bytes = 1500;
+    world
+        .open(End::Close)
+        .and_then(|()| world.load(200))
+        .map_err(|t| t.to_string())
+        .unwrap();
+    world
+        .end(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    let (path, _) = segment(LogKind::Message, 1500, 1500);
+    world.fs.remove(&path).unwrap();
+    let opened = open(&world);
+    assert!(covers(&opened.report.damages, LogKind::Message, 1500));
+    let found = read_all(&opened.reader, 10_000)
+        .map_err(|t| t.to_string())
+        .unwrap();
+    assert!(found.len() > 50, "the other segments are read");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    for_seeds(40, |world| {
+        world.open(End::Close)?;
+        world.load(40)?;
+        world.end(End::Close)?;
+        world.open(End::Close)?;
+        world.load(10)?;
+        world.end(End::Close)?;
+        let dir = root().join("checkpoint");
+        let newest = world.fs.list(&dir).unwrap().pop().unwrap().name;
+        assert!(world.fs.rot(&dir.join(&newest), 30, 1));
+        world.open(End::Close)?;
+        assert_eq!(world.report.checkpoints_damaged, [newest]);
+        assert!(world.report.pull_sequences_raised);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_cut_is_saved_aside() {
+    let mut seen = 0;
+    let first = first_seed();
+    for seed in first..first + 20 {
+        let flush = FlushMode::Async {
+            interval: Duration::from_secs(3600),
+        };
+        let mut world = World::new(seed, flush);
+        world
+            .open(End::Close)
+            .map_err(|trouble| trouble.to_string())
+            .unwrap();
+        // A batch without its commit: written, never acknowledged.
+        let payload = bytes::Bytes::from(vec![7; 200]);
+        let crc = crc32fast::hash(&payload);
+        let subject = qmq_model::Subject::new("s").unwrap();
+        let new = [NewMessage {
+            subject,
+            payload,
+            crc,
+        }];
+        world
+            .store()
+            .writer
+            .append_messages(&new, &mut Vec::new())
+            .unwrap();
+        let written = world.store().reader.positions(LogKind::Message).written;
+        world
+            .end(End::Kill)
+            .map_err(|trouble| trouble.to_string())
+            .unwrap();
+        let (path, _) = segment(LogKind::Message, 1 << 20, 0);
+        let before = world.fs.peek(&path).unwrap();
+        let opened = open(&world);
+        let cut = opened
+            .report
+            .messages
+            .cut
+            .clone()
+            .expect("it was never acknowledged");
+        assert_eq!((cut.range.start, cut.saved_bytes), (0, written));
+        let dir = root().join("messagelog");
+        let names = world.fs.list(&dir).unwrap();
+        let saved = names
+            .iter()
+            .find(|entry| entry.name.starts_with(".cut."))
+            .expect("saved");
+        let saved = world.fs.peek(&dir.join(&saved.name)).unwrap();
+        assert_eq!(saved[..], before[..saved.len()]);
+        assert!(world.fs.peek(&path).unwrap().iter().all(|byte| *byte == 0));
+        seen += 1;
+    }
+    assert_eq!(seen, 20);
+}
+
+#[test]
+fn untrusted_headers_are_told_apart() {
+    // A flipped subject has a right CRC: only the checksum of the stretch speaks against it.
+    let mut world = World::new(9, FlushMode::Sync);
+    world
+        .open(End::Close)
+        .and_then(|()| world.load(60))
+        .map_err(|t| t.to_string())
+        .unwrap();
+    world
+        .end(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    world
+        .open(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    world
+        .end(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    let hit = world
+        .kept()
+        .iter()
+        .position(|message| message.sequence == 1)
+        .unwrap();
+    let range = world.kept()[hit].range();
+    // The low byte of the sequence: 1 becomes 129.
+    let (path, at) = segment(
+        LogKind::Message,
+        world.config.message_segment_bytes,
+        range.start + 20,
+    );
+    assert!(world.fs.rot(&path, at, 0x80));
+    let opened = open(&world);
+    let kinds: Vec<_> = opened
+        .report
+        .damages
+        .iter()
+        .map(|damage| damage.kind)
+        .collect();
+    assert!(kinds.contains(&DamageKind::Checksum) && kinds.contains(&DamageKind::Untrusted));
+    check_all_but(&world, &opened, hit)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+}

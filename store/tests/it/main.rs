@@ -1,0 +1,13 @@
+//! Integration tests of the store: against a plain model, under power cuts, faults and damage.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod damage;
+mod faults;
+mod groups;
+mod load;
+mod model;
+mod power_cut;
+mod real_files;
+mod sabotage;
+mod world;
