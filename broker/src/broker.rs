@@ -1,0 +1,75 @@
+//! What the handlers of one broker share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use qmq_model::Clock;
+use qmq_protocol::ResultCode;
+use qmq_remoting::Responder;
+use tokio::sync::Semaphore;
+
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::shard::Shards;
+
+/// Answers that may be held back at a time; beyond that they go out at once.
+pub const HELD_ANSWERS_MAX: usize = 10_000;
+
+/// One broker, as its handlers see it.
+pub struct Broker {
+    /// Takes sends.
+    pub inbox: Arc<Inbox>,
+    /// Take pulls and acks.
+    pub shards: Shards,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Largest payload taken, bytes.
+    pub message_bytes_max: usize,
+    writable: Arc<AtomicBool>,
+    held: Arc<Semaphore>,
+}
+
+impl Broker {
+    /// A broker that takes messages while `writable` says so.
+    #[must_use]
+    pub fn new(
+        inbox: Arc<Inbox>,
+        shards: Shards,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        message_bytes_max: usize,
+        writable: Arc<AtomicBool>,
+    ) -> Self {
+        let held = Arc::new(Semaphore::new(HELD_ANSWERS_MAX));
+        Self {
+            inbox,
+            shards,
+            clock,
+            metrics,
+            message_bytes_max,
+            writable,
+            held,
+        }
+    }
+
+    /// Whether messages are taken: the broker is online and not stopping.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
+    /// Answers after `pause`, so that clients that repeat a bad request at once do not spin.
+    pub fn hold(&self, responder: Responder, code: ResultCode, pause: Duration) {
+        let Ok(permit) = Arc::clone(&self.held).try_acquire_owned() else {
+            return responder.send_empty(code);
+        };
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            responder.send_empty(code);
+            drop(permit);
+        });
+    }
+}

@@ -1,0 +1,149 @@
+//! Settings of a broker, with their units and defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qmq_daemon::registration::MetaEndpoint;
+use qmq_daemon::settings::{Settings, SettingsError};
+use qmq_store::{FlushMode, StoreConfig};
+
+/// Everything a broker can be told. Keys are those of `broker.properties`.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `broker.port`: where clients connect. 0 takes a free one. Default: 20881.
+    pub port: u16,
+    /// `sync.port`: where slaves will connect; announced, not yet served. Default: 20882.
+    pub sync_port: u16,
+    /// `admin.port`: metrics and health over HTTP. 0 takes a free one. Default: 20883.
+    pub admin_port: u16,
+    /// `meta.server.endpoint`: URL that tells the metaserver's address. Required.
+    pub meta_endpoint: MetaEndpoint,
+    /// `store.root`: folder of the store. Default: `data/broker`.
+    pub store_root: PathBuf,
+    /// `flush.disk.type`: when a send is answered. Default: `sync`.
+    pub flush: FlushMode,
+    /// `checkpoint.retain.count`: checkpoints kept. Default: 5.
+    pub checkpoint_retain: usize,
+    /// `message.bytes.max`: largest message. Unit: bytes. Default: 8 MiB.
+    pub message_bytes_max: usize,
+    /// `consumer.unacked.max`: messages one consumer may hold. Default: 100 000.
+    pub unacked_max: u64,
+    /// `pull.reply.bytes.max`: size of one pull reply; a single larger message still goes out.
+    /// Unit: bytes. Default: 4 MiB.
+    pub reply_bytes_max: usize,
+    /// `server.connections.max`: clients connected at a time. Default: 20 000.
+    pub connections_max: usize,
+    /// `shutdown.drain.seconds`: how long a stopping broker waits for started requests. Default: 10.
+    pub drain: Duration,
+    /// `ports.file`: where to write the ports in use, for scripts that let us choose. Default: none.
+    pub ports_file: Option<PathBuf>,
+}
+
+impl BrokerConfig {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// The first value that makes no sense, with its origin.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        settings.without_effect(&[
+            "slave.sync.timeout",
+            "wait.slave.wrote",
+            "message.retry.delay.seconds",
+            "messagelog.retention.hours",
+            "consumerlog.retention.hours",
+            "pulllog.retention.hours",
+            "log.retention.check.interval.seconds",
+            "log.expired.delete.enable",
+            "action.checkpoint.interval",
+            "message.checkpoint.interval",
+            "put_need_retry_message.limiter",
+            "sync.batch.size",
+            "message.sync.timeout.ms",
+        ]);
+        Ok(Self {
+            port: settings.get("broker.port", 20881)?,
+            sync_port: settings.get("sync.port", 20882)?,
+            admin_port: settings.get("admin.port", 20883)?,
+            meta_endpoint: settings.required("meta.server.endpoint")?,
+            store_root: settings.get("store.root", "data/broker".to_owned())?.into(),
+            flush: flush_mode(settings)?,
+            checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
+            message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
+            unacked_max: settings.number("consumer.unacked.max", 100_000, 100..=1_000_000)?,
+            reply_bytes_max: settings.number("pull.reply.bytes.max", 4 << 20, 1024..=(64 << 20))?,
+            connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
+            drain: Duration::from_secs(settings.number("shutdown.drain.seconds", 10, 0..=600)?),
+            ports_file: settings.optional("ports.file")?,
+        })
+    }
+
+    /// The part of the settings that concerns the store of broker group `group`.
+    #[must_use]
+    pub fn store(&self, group: &str) -> StoreConfig {
+        StoreConfig {
+            group_name: group.to_owned(),
+            flush: self.flush,
+            checkpoint_retain: self.checkpoint_retain,
+            ..StoreConfig::default()
+        }
+    }
+}
+
+fn flush_mode(settings: &Settings) -> Result<FlushMode, SettingsError> {
+    let interval = settings.number("flush.interval.ms", 500, 10..=60_000)?;
+    match settings
+        .get("flush.disk.type", "sync".to_owned())?
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "sync" => Ok(FlushMode::Sync),
+        "async" => Ok(FlushMode::Async {
+            interval: Duration::from_millis(interval),
+        }),
+        _ => Err(settings.invalid("flush.disk.type", "neither sync nor async".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use qmq_daemon::SettingsArgs;
+    use qmq_daemon::address::HostIdentity;
+
+    use super::*;
+
+    #[test]
+    fn the_sample_is_complete_and_its_values_are_the_defaults() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/broker.properties");
+        let args = SettingsArgs {
+            file: Some(sample),
+            ..SettingsArgs::default()
+        };
+        let settings = Settings::load("broker", &[], &args).unwrap();
+        let sample = BrokerConfig::from_settings(&settings).unwrap();
+        HostIdentity::from_settings(&settings).unwrap();
+        let _ = qmq_daemon::logging::LogFilter::from_settings(&settings).unwrap();
+        let unknown = settings.unknown();
+        let process = ["drain.deadline.seconds", "log.level"];
+        let unknown: Vec<_> = unknown
+            .iter()
+            .filter(|(key, _)| !process.contains(&key.as_str()))
+            .collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        let endpoint = sample.meta_endpoint.to_string();
+        let defaults = Settings::of_pairs("broker", &[("meta.server.endpoint", &endpoint)]);
+        let defaults = BrokerConfig::from_settings(&defaults).unwrap();
+        assert_eq!(format!("{sample:?}"), format!("{defaults:?}"));
+    }
+
+    #[test]
+    fn a_flush_type_that_is_none_is_refused() {
+        let pairs = [
+            ("meta.server.endpoint", "http://m:8080/meta/address"),
+            ("flush.disk.type", "asnyc"),
+        ];
+        let error = BrokerConfig::from_settings(&Settings::of_pairs("broker", &pairs));
+        assert!(error.unwrap_err().to_string().contains("flush.disk.type"));
+    }
+}

@@ -1,0 +1,24 @@
+//! From command codes to handlers.
+
+pub mod ack;
+pub mod pull;
+pub mod send;
+
+use qmq_protocol::{CommandCode, ResultCode};
+use qmq_remoting::{Request, Responder, Service};
+
+use crate::broker::Broker;
+
+impl Service for Broker {
+    async fn call(&self, request: Request, responder: Responder) {
+        const SEND: i16 = CommandCode::SendMessage.code();
+        const PULL: i16 = CommandCode::PullMessage.code();
+        const ACK: i16 = CommandCode::Ack.code();
+        match request.header.code {
+            SEND => send::handle(self, request, responder).await,
+            PULL => pull::handle(self, request, responder).await,
+            ACK => ack::handle(self, request, responder).await,
+            _ => responder.send_empty(ResultCode::UnknownCode),
+        }
+    }
+}

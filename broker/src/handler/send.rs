@@ -1,0 +1,194 @@
+//! SEND_MESSAGE: everything is checked before the first message is appended.
+
+use bytes::Bytes;
+use qmq_model::payload::{MESSAGE_ID_UNITS_MAX, TAGS_MAX};
+use qmq_model::{Payload, Subject};
+use qmq_protocol::ResultCode;
+use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult, SentMessage};
+use qmq_remoting::{Request, Responder};
+use qmq_store::NewMessage;
+use tracing::debug;
+
+use crate::broker::Broker;
+use crate::inbox::SendBatch;
+
+/// A message that is not stored, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its id, as sent.
+    pub message_id: Bytes,
+    /// The number clients act on.
+    pub result: SendResult,
+    /// The reason for people.
+    pub remark: &'static str,
+}
+
+impl Refused {
+    /// The disk is full.
+    #[must_use]
+    pub fn no_space(payload: &Bytes) -> Self {
+        Self::by_store(payload, "disk of the broker is full")
+    }
+
+    /// The store can never take it.
+    #[must_use]
+    pub fn unstorable(payload: &Bytes) -> Self {
+        Self::by_store(payload, "message does not fit the store")
+    }
+
+    fn by_store(payload: &Bytes, remark: &'static str) -> Self {
+        let parsed = Payload::split_first(payload);
+        let id = parsed.map(|(parsed, _)| payload.slice_ref(parsed.message_id));
+        Self {
+            message_id: id.unwrap_or_default(),
+            result: SendResult::StoreError,
+            remark,
+        }
+    }
+}
+
+/// Takes a send request.
+pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
+    let decoded = match SendRequest::decode(request.body) {
+        Ok(decoded) => decoded,
+        Err(error) => {
+            debug!(peer = %request.peer, %error, "send request cannot be decoded");
+            broker.metrics.undecodable.inc();
+            return responder.send_empty(ResultCode::BrokerError);
+        }
+    };
+    if decoded
+        .messages()
+        .any(|message| message.payload.message_id.is_empty())
+    {
+        // Results are told apart by message id: without one there is no way to name the message.
+        return responder.send_empty(ResultCode::BrokerError);
+    }
+    let (messages, refused) = check_all(&decoded, broker);
+    if messages.is_empty() {
+        return answer(responder, &refused);
+    }
+    let count = messages.len();
+    // When the writer has stopped the connection is about to close: no answer, outcome unknown.
+    let _ = broker
+        .inbox
+        .put_send(SendBatch {
+            messages,
+            count,
+            refused,
+            responder,
+        })
+        .await;
+}
+
+/// Answers a send request: failures are listed, an empty list means all are stored.
+pub fn answer(responder: Responder, refused: &[Refused]) {
+    responder.send(ResultCode::Success.code(), |out| {
+        for message in refused {
+            let Refused {
+                message_id,
+                result,
+                remark,
+            } = message;
+            SendFailure {
+                message_id,
+                result: *result,
+                remark,
+            }
+            .put(out);
+        }
+    });
+}
+
+fn check_all(request: &SendRequest, broker: &Broker) -> (Vec<NewMessage>, Vec<Refused>) {
+    let mut messages = Vec::with_capacity(request.len());
+    let mut refused = Vec::new();
+    // Producers batch messages of one subject: the name is checked and kept once per run.
+    let mut last: Option<(&[u8], Subject)> = None;
+    for message in request.messages() {
+        if let Err((result, remark)) = check(&message, broker) {
+            let message_id = message_id(&message);
+            refused.push(Refused {
+                message_id,
+                result,
+                remark,
+            });
+            continue;
+        }
+        let same = last
+            .as_ref()
+            .filter(|(name, _)| *name == message.payload.subject);
+        let subject = match same {
+            Some((_, subject)) => Some(subject.clone()),
+            None => subject_of(message.payload.subject),
+        };
+        let Some(subject) = subject else {
+            let message_id = message_id(&message);
+            let result = SendResult::SubjectNotAssigned;
+            refused.push(Refused {
+                message_id,
+                result,
+                remark: "message rejected: illegal subject",
+            });
+            continue;
+        };
+        last = Some((message.payload.subject, subject.clone()));
+        // Checked above: the declared checksum is that of the payload.
+        let crc = u32::try_from(message.declared_crc).unwrap_or_default();
+        messages.push(NewMessage {
+            subject,
+            payload: message.payload_bytes(),
+            crc,
+        });
+    }
+    if !refused.is_empty() {
+        debug!(
+            refused = refused.len(),
+            first = refused[0].remark,
+            "messages refused"
+        );
+        broker.metrics.refused.inc_by(refused.len() as u64);
+    }
+    (messages, refused)
+}
+
+fn message_id(message: &SentMessage<'_>) -> Bytes {
+    message
+        .payload_bytes()
+        .slice_ref(message.payload.message_id)
+}
+
+fn subject_of(name: &[u8]) -> Option<Subject> {
+    Subject::new(std::str::from_utf8(name).ok()?).ok()
+}
+
+/// What a broker must not take: it would later be lost by consumers, or stop them.
+fn check(message: &SentMessage<'_>, broker: &Broker) -> Result<(), (SendResult, &'static str)> {
+    let payload = &message.payload;
+    if !broker.is_writable() {
+        return Err((SendResult::BrokerReadOnly, "BROKER READ ONLY"));
+    }
+    let refuse = |remark| Err((SendResult::StoreError, remark));
+    if payload.bytes.len() > broker.message_bytes_max {
+        return refuse("message is larger than message.bytes.max of the broker");
+    }
+    if !message.crc_matches() {
+        return refuse("checksum does not match the message: damaged on the way or by the client");
+    }
+    let Ok(id) = std::str::from_utf8(payload.message_id) else {
+        return refuse("message id is not UTF-8");
+    };
+    if id.len() > MESSAGE_ID_UNITS_MAX && id.encode_utf16().count() > MESSAGE_ID_UNITS_MAX {
+        return refuse("message id is longer than 100 characters");
+    }
+    if usize::from(payload.tag_count) > TAGS_MAX {
+        return refuse("message has more than 10 tags");
+    }
+    if payload.tag_iter().any(<[u8]>::is_empty) {
+        return refuse("message has an empty tag");
+    }
+    if !payload.properties_are_readable() {
+        return refuse("a property cannot be read: keys and values have at most 32767 bytes");
+    }
+    Ok(())
+}

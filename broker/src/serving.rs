@@ -1,0 +1,140 @@
+//! The parts of a broker that clients talk to, and their orderly end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use qmq_model::{Clock, SystemClock};
+use qmq_remoting::{DrainReport, Server};
+use qmq_store::{Error, Opened};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::deliver::Deliverer;
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::portion::Limits;
+use crate::shard::{Shards, Surroundings};
+use crate::waiting::Waiting;
+use crate::writer::Writer;
+
+/// Owners of subscriptions per process. Each is one task; pulls and acks are cheap.
+const SHARDS: usize = 4;
+
+/// A store that is being served.
+pub struct Serving {
+    writable: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
+    server: JoinHandle<DrainReport>,
+    stop_server: CancellationToken,
+    writer: oneshot::Receiver<Result<(), Error>>,
+    drain: Duration,
+}
+
+impl Serving {
+    /// Serves an opened store on a bound port.
+    ///
+    /// # Errors
+    /// When the writer's thread cannot be started.
+    pub fn start(
+        config: &BrokerConfig,
+        server: Server,
+        opened: Opened,
+        registry: &qmq_daemon::metrics::Metrics,
+    ) -> io::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::register(registry));
+        let inbox = Arc::new(Inbox::default());
+        let waiting = Arc::new(Waiting::new(SHARDS));
+        let writable = Arc::new(AtomicBool::new(true));
+        let stop_server = CancellationToken::new();
+        let Opened {
+            writer,
+            reader,
+            progress,
+            ..
+        } = opened;
+        let around = Surroundings {
+            reader: reader.clone(),
+            inbox: Arc::clone(&inbox),
+            waiting: Arc::clone(&waiting),
+            deliverer: Deliverer::new(reader.clone(), Arc::clone(&metrics)),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            limits: Limits {
+                unacked_max: config.unacked_max,
+                reply_bytes_max: config.reply_bytes_max,
+            },
+            stop: stop_server.clone(),
+        };
+        let shards = Shards::start(SHARDS, &progress, &around);
+        let Surroundings {
+            inbox: its_inbox,
+            waiting,
+            metrics: its_metrics,
+            ..
+        } = around;
+        let its_clock = Arc::clone(&clock);
+        let writer = Writer::new(writer, reader, its_inbox, waiting, its_metrics, its_clock);
+        let writer = spawn(writer)?;
+        let its_inbox = Arc::clone(&inbox);
+        let may_write = Arc::clone(&writable);
+        let bytes_max = config.message_bytes_max;
+        let broker = Broker::new(its_inbox, shards, clock, metrics, bytes_max, may_write);
+        let served = server.serve(Arc::new(broker), stop_server.clone(), config.drain);
+        let server = tokio::spawn(served);
+        Ok(Self {
+            writable,
+            inbox,
+            server,
+            stop_server,
+            writer,
+            drain: config.drain,
+        })
+    }
+
+    /// From now on sends are refused with "read only"; pulls and acks go on.
+    pub fn refuse_sends(&self) {
+        self.writable.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until the store fails. Nothing can be stored or promised after that.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.writer).await {
+            Ok(Err(error)) => anyhow::Error::new(error).context("the store failed"),
+            Ok(Ok(())) | Err(_) => anyhow!("the writer thread ended"),
+        }
+    }
+
+    /// Finishes started requests, then writes and closes the store.
+    ///
+    /// # Errors
+    /// When the store cannot be closed; it will recover at the next start.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.refuse_sends();
+        self.stop_server.cancel();
+        match tokio::time::timeout(self.drain * 2, self.server).await {
+            Ok(Ok(report)) => info!(?report, "connections are closed"),
+            Ok(Err(_)) | Err(_) => warn!("connections did not drain in time"),
+        }
+        self.inbox.close();
+        let closed = self.writer.await.context("the writer thread ended")?;
+        closed.context("closing the store failed")
+    }
+}
+
+/// Starts the writer's thread. If it panics, the sender is dropped and the broker stops.
+fn spawn(writer: Writer) -> io::Result<oneshot::Receiver<Result<(), Error>>> {
+    let (tell, told) = oneshot::channel();
+    let run = move || drop(tell.send(writer.run()));
+    std::thread::Builder::new()
+        .name("qmq-writer".to_owned())
+        .spawn(run)?;
+    Ok(told)
+}

@@ -1,0 +1,249 @@
+//! The one thread that appends: takes batches, writes, syncs once, publishes, wakes, answers.
+//!
+//! It waits for the disk and for nothing else. A full disk refuses sends with a clear result and
+//! keeps actions until there is room; any failed write or sync ends the broker, because the store
+//! then no longer knows what is on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qmq_model::{Clock, UnixMillis};
+use qmq_remoting::Responder;
+use qmq_store::{
+    Action, AppendError, Error, NewMessage, PULL_SEQUENCES_UNSYNCED_MAX, Placed, StoreReader,
+    StoreWriter, SubjectId, SyncNeeds,
+};
+use tracing::{error, info, warn};
+
+use crate::handler::send::{self, Refused};
+use crate::inbox::{ActionBatch, ActionDone, Actions, Inbox, SendBatch, Taken};
+use crate::metrics::Metrics;
+use crate::waiting::Waiting;
+
+/// Pull sequences handed out whose actions are written but not durable: when there are more, the
+/// actionlog is synced. Those still queued come on top.
+pub const PULL_SEQUENCES_WRITTEN_MAX: u64 = 1 << 18;
+/// Longest sleep of an idle writer.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+/// How soon actions are tried again after the disk was full.
+const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
+
+// After an unclean stop counters jump by 2^20: no more than that may be unsynced at any time.
+const _: () = assert!(
+    PULL_SEQUENCES_WRITTEN_MAX + 2 * crate::inbox::ACTIONS_QUEUED_WEIGHT_MAX as u64
+        <= PULL_SEQUENCES_UNSYNCED_MAX
+);
+
+/// The writing half of the broker.
+pub struct Writer {
+    store: StoreWriter,
+    reader: StoreReader,
+    inbox: Arc<Inbox>,
+    waiting: Arc<Waiting>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    /// Actions that found the disk full. They keep their order, so nothing is taken behind them.
+    stuck: Vec<ActionBatch>,
+    /// Their actions.
+    unwritten: Vec<Action>,
+    messages: Vec<NewMessage>,
+    placed: Vec<Placed>,
+    actions: Vec<Action>,
+    published: Vec<SubjectId>,
+}
+
+impl Writer {
+    /// Takes the store's writing half.
+    #[must_use]
+    pub fn new(
+        store: StoreWriter,
+        reader: StoreReader,
+        inbox: Arc<Inbox>,
+        waiting: Arc<Waiting>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            store,
+            reader,
+            inbox,
+            waiting,
+            metrics,
+            clock,
+            stuck: Vec::new(),
+            unwritten: Vec::new(),
+            messages: Vec::new(),
+            placed: Vec::new(),
+            actions: Vec::new(),
+            published: Vec::new(),
+        }
+    }
+
+    /// Works until the inbox is closed and empty, then closes the store.
+    ///
+    /// # Errors
+    /// The first write or sync that failed. Nothing was answered after it.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut patience = Duration::ZERO;
+        loop {
+            let which = if self.stuck.is_empty() {
+                Actions::Take
+            } else {
+                Actions::Leave
+            };
+            let Some(taken) = self.inbox.take(patience, which) else {
+                break;
+            };
+            if let Err(error) = self.turn(taken) {
+                error!(%error, "store failed; the broker stops so that nothing is lost");
+                self.inbox.close();
+                return Err(error);
+            }
+            patience = self.tick()?;
+        }
+        info!("writer closes the store");
+        self.store.close()
+    }
+
+    fn tick(&mut self) -> Result<Duration, Error> {
+        let now: UnixMillis = self.clock.now();
+        let next = self
+            .store
+            .tick(now)?
+            .unwrap_or(PATIENCE_MAX)
+            .min(PATIENCE_MAX);
+        Ok(if self.stuck.is_empty() {
+            next
+        } else {
+            next.min(NO_SPACE_PAUSE)
+        })
+    }
+
+    fn turn(&mut self, taken: Taken) -> Result<(), Error> {
+        let Taken { mut sends, actions } = taken;
+        self.append_sends(&mut sends)?;
+        let actions = self.append_actions(actions)?;
+        if sends.is_empty() && actions.is_empty() {
+            return Ok(());
+        }
+        let durable = actions
+            .iter()
+            .any(|batch| matches!(batch.then, ActionDone::TellDurable(_)));
+        let many = self.store.pull_sequences_unsynced() > PULL_SEQUENCES_WRITTEN_MAX;
+        self.published.clear();
+        let started = std::time::Instant::now();
+        let needs = SyncNeeds {
+            actions: durable || many,
+            messages: false,
+        };
+        self.store.commit(needs, &mut self.published)?;
+        self.metrics
+            .commit_seconds
+            .observe(started.elapsed().as_secs_f64());
+        self.waiting
+            .wake(&self.published, |id| self.reader.name(id));
+        sends
+            .into_iter()
+            .for_each(|send| send::answer(send.responder, &send.refused));
+        answer_actions(actions);
+        Ok(())
+    }
+
+    fn append_sends(&mut self, sends: &mut [SendBatch]) -> Result<(), Error> {
+        for send in sends.iter_mut() {
+            self.messages.append(&mut send.messages);
+        }
+        while !self.messages.is_empty() {
+            self.placed.clear();
+            match self.store.append_messages(&self.messages, &mut self.placed) {
+                Ok(()) => {
+                    self.metrics.count_stored(&self.messages);
+                    break;
+                }
+                Err(AppendError::NoSpace) => {
+                    let messages = self.messages.len();
+                    warn!(messages, "disk is full: sends are refused");
+                    refuse_all(sends, &self.messages);
+                    break;
+                }
+                Err(AppendError::Unstorable { index, what }) => {
+                    warn!(what, "a message cannot be stored");
+                    let message = self.messages.remove(index);
+                    refuse_one(sends, index, &message);
+                }
+                Err(AppendError::Poisoned) => return Err(Error::Poisoned),
+                Err(AppendError::Failed(error)) => return Err(error),
+            }
+        }
+        // They share the frames they came in: nothing of those is kept longer than needed.
+        self.messages.clear();
+        Ok(())
+    }
+
+    /// Appends what was stuck before and `batches`; returns those that are in the log.
+    fn append_actions(&mut self, batches: Vec<ActionBatch>) -> Result<Vec<ActionBatch>, Error> {
+        self.stuck.extend(batches);
+        self.actions.clear();
+        let actions = self
+            .stuck
+            .iter_mut()
+            .flat_map(|batch| batch.actions.drain(..));
+        self.actions.extend(self.unwritten.drain(..).chain(actions));
+        while !self.actions.is_empty() {
+            match self.store.append_actions(&self.actions) {
+                Ok(()) => break,
+                Err(AppendError::NoSpace) => {
+                    let actions = self.actions.len();
+                    warn!(actions, "disk is full: pulls and acks wait");
+                    std::mem::swap(&mut self.unwritten, &mut self.actions);
+                    return Ok(Vec::new());
+                }
+                Err(AppendError::Unstorable { index, what }) => {
+                    error!(what, action = ?self.actions[index], "an action cannot be stored");
+                    self.actions.remove(index);
+                }
+                Err(AppendError::Poisoned) => return Err(Error::Poisoned),
+                Err(AppendError::Failed(error)) => return Err(error),
+            }
+        }
+        self.actions.clear();
+        Ok(std::mem::take(&mut self.stuck))
+    }
+}
+
+/// Every message of `sends` is refused, in the order they were put together.
+fn refuse_all(sends: &mut [SendBatch], messages: &[NewMessage]) {
+    let mut messages = messages.iter();
+    for send in sends {
+        for message in messages.by_ref().take(send.count) {
+            send.refused.push(Refused::no_space(&message.payload));
+        }
+    }
+}
+
+/// The message that stood at `index` of all messages of `sends` is refused.
+fn refuse_one(sends: &mut [SendBatch], mut index: usize, message: &NewMessage) {
+    for send in sends {
+        if index < send.count {
+            send.count -= 1;
+            send.refused.push(Refused::unstorable(&message.payload));
+            return;
+        }
+        index -= send.count;
+    }
+}
+
+fn answer_actions(batches: Vec<ActionBatch>) {
+    for batch in batches {
+        match batch.then {
+            ActionDone::Nothing => {}
+            ActionDone::Answer(responder) => answer_ack(responder),
+            // Nobody listens any more when the connection or the shard is gone: nothing to do.
+            ActionDone::TellDurable(tell) => drop(tell.send(())),
+        }
+    }
+}
+
+fn answer_ack(responder: Responder) {
+    responder.send_empty(qmq_protocol::ResultCode::Success);
+}

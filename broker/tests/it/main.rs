@@ -1,0 +1,10 @@
+//! A broker on a real socket, over a file system that can be told to fail.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod acks;
+mod faults;
+mod harness;
+mod hostile;
+mod pulls;
+mod sends;
