@@ -4,9 +4,11 @@ pub mod ack;
 pub mod broker_acquire_meta;
 pub mod broker_register;
 pub mod client_register;
+pub mod consume_manage;
 pub mod heartbeat;
 pub mod pull;
 pub mod send;
+pub mod sync;
 
 /// What a request asks for. Requests and results are separate number spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +20,12 @@ pub enum CommandCode {
     PullMessage = 11,
     /// Consumer to broker: done, or only alive.
     Ack = 12,
+    /// Slave or backup to a sync port: bytes of a log. Two layouts, told apart by the port.
+    SyncLog = 20,
+    /// Slave to a broker's sync port: where to begin.
+    SyncCheckpoint = 21,
+    /// Metaserver to broker: reset a group.
+    ConsumeManage = 25,
     /// Broker to metaserver: online, alive, offline.
     BrokerRegister = 30,
     /// Producer or consumer to metaserver: where is my subject?
@@ -56,6 +64,9 @@ impl CommandCode {
             10 => Self::SendMessage,
             11 => Self::PullMessage,
             12 => Self::Ack,
+            20 => Self::SyncLog,
+            21 => Self::SyncCheckpoint,
+            25 => Self::ConsumeManage,
             30 => Self::BrokerRegister,
             35 => Self::ClientRegister,
             40 => Self::BrokerAcquireMeta,
@@ -104,7 +115,7 @@ mod tests {
         let commands: Vec<_> = commands
             .inspect(|(n, c)| assert_eq!(c.code(), *n))
             .collect();
-        assert_eq!(commands.len(), 7);
+        assert_eq!(commands.len(), 10);
         let results = (i16::MIN..=i16::MAX).filter_map(|n| Some((n, ResultCode::from_code(n)?)));
         let results: Vec<_> = results.inspect(|(n, c)| assert_eq!(c.code(), *n)).collect();
         assert_eq!(results.len(), 7);

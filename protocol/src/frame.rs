@@ -12,10 +12,20 @@ pub const PREFIX_BYTES: usize = 4 + 2 + HEADER_BYTES;
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Layout version our own clients and servers send.
 pub const VERSION: i16 = 9;
+/// First version of today's dialect: a checksum before each sent message, failures only in the
+/// answer. Clients below it (C++ and Erlang, 3) have layouts of their own for sends and registers.
+pub const VERSION_FAILURES: i16 = 4;
 /// First version with tags in pulled messages, one tag filter in a pull, a broadcast byte in an ack.
 pub const VERSION_TAGS: i16 = 8;
 /// First version with a list of filters in a pull.
 pub const VERSION_FILTERS: i16 = 9;
+
+/// Whether a client of `version` speaks the legacy dialect: other layouts of the send and the
+/// register commands.
+#[must_use]
+pub const fn is_legacy(version: i16) -> bool {
+    version < VERSION_FAILURES
+}
 
 /// The header size field of every frame.
 const HEADER_SIZE: u8 = 18;

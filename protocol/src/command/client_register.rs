@@ -5,7 +5,8 @@
 //! i16 count, then count times: str key, str value
 //! ```
 //!
-//! The keys are listed at [`ClientRegisterRequest`]; others are ignored.
+//! The keys are listed at [`ClientRegisterRequest`]; others are ignored, such as `room` and `env` of
+//! legacy clients. The layout is that of every version.
 
 mod response;
 

@@ -1,25 +1,31 @@
-//! SEND_MESSAGE (10): messages for a broker, and which of them it did not take.
+//! SEND_MESSAGE (10), the request: messages for a broker.
 //!
 //! ```text
-//! request    i64 crc, payload              repeated to the end of the body
-//! response   str message id, i32 result, str remark      failures only, repeated to the end
+//! i64 crc, payload       repeated to the end of the body; legacy clients send no crc
 //! ```
 //!
 //! The payload is laid out in [`qmq_model::payload`]; `crc` is its CRC-32 (zlib polynomial) with
-//! the upper half zero. Neither layout depends on the version. Nothing is allocated per message:
-//! everything here is a view of the frame.
+//! the upper half zero. Only the legacy dialect (version below 4) differs; it has no tags either.
+//! Nothing is allocated per message: everything here is a view of the frame.
+//!
+//! The response is [`SendResponse`].
 
-use bytes::{BufMut, Bytes, BytesMut};
-use qmq_model::payload::{PAYLOAD_BYTES_MIN, STRING_BYTES_MAX, put_str};
+mod response;
+
+use bytes::{BufMut, Bytes};
+use qmq_model::payload::{FLAG_TAGS, PAYLOAD_BYTES_MIN};
 use qmq_model::{Payload, PayloadError};
 
-use crate::codec::{Decode, Encode, Reader};
 use crate::error::DecodeError;
+use crate::frame::{VERSION, is_legacy};
+
+pub use response::{SendFailure, SendResponse, SendResult, put_results};
 
 /// Bytes of the checksum in front of a payload.
 pub const CRC_BYTES: usize = 8;
-/// Shortest message of a request. With the largest body it bounds their number, which nothing else
-/// does: they are views of the frame and cost no memory of their own.
+/// Shortest message of a request, but for the legacy dialect, which leaves out the checksum. With
+/// the largest body it bounds their number, which nothing else does: they are views of the frame
+/// and cost no memory of their own.
 pub const SENT_MESSAGE_BYTES_MIN: usize = CRC_BYTES + PAYLOAD_BYTES_MIN;
 
 /// Appends one message as a client sends it: checksum, then payload.
@@ -28,33 +34,64 @@ pub fn put_message(payload: &[u8], out: &mut impl BufMut) {
     out.put_slice(payload);
 }
 
+/// Appends one message as a client of `version` sends it: as [`put_message`], for legacy clients
+/// without the checksum. The payload must have no tags then: their dialect has no place for them.
+pub fn put_message_for_version(version: i16, payload: &[u8], out: &mut impl BufMut) {
+    if is_legacy(version) {
+        out.put_slice(payload);
+    } else {
+        put_message(payload, out);
+    }
+}
+
 /// The messages of one request. The structure of all of them has been checked; names, properties
 /// and checksums have not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendRequest {
+    version: i16,
     body: Bytes,
     count: usize,
 }
 
 impl SendRequest {
+    /// As [`Self::decode_version`], for every version but the legacy ones.
+    ///
+    /// # Errors
+    /// As [`Self::decode_version`].
+    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        Self::decode_version(VERSION, body)
+    }
+
     /// Walks over the whole body once, so that nothing is stored of a request whose end is broken.
     /// An empty body is a request without messages.
     ///
     /// # Errors
-    /// When a message is cut off, has a negative length, or stray bytes follow the last one.
-    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+    /// When a message is cut off, has a negative length, or stray bytes follow the last one; in the
+    /// legacy dialect also when a message claims to have tags.
+    pub fn decode_version(version: i16, body: Bytes) -> Result<Self, DecodeError> {
         let mut count = 0;
-        for message in Self::split(&body) {
+        for message in Self::split_version(version, &body) {
             message?;
             count += 1;
         }
-        Ok(Self { body, count })
+        Ok(Self {
+            version,
+            body,
+            count,
+        })
+    }
+
+    /// As [`Self::split_version`], for every version but the legacy ones.
+    #[must_use]
+    pub fn split(body: &Bytes) -> SplitMessages<'_> {
+        Self::split_version(VERSION, body)
     }
 
     /// The messages of an unchecked body, up to the first broken one.
     #[must_use]
-    pub fn split(body: &Bytes) -> SplitMessages<'_> {
+    pub fn split_version(version: i16, body: &Bytes) -> SplitMessages<'_> {
         SplitMessages {
+            version,
             body,
             rest: body,
             index: 0,
@@ -77,7 +114,7 @@ impl SendRequest {
     #[must_use]
     pub fn messages(&self) -> SentMessages<'_> {
         SentMessages {
-            split: Self::split(&self.body),
+            split: Self::split_version(self.version, &self.body),
             left: self.count,
         }
     }
@@ -86,7 +123,8 @@ impl SendRequest {
 /// One message of a request, borrowed from its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentMessage<'a> {
-    /// The checksum as declared, all 64 bits of it.
+    /// The checksum as declared, all 64 bits of it. Legacy clients declare none: theirs is made
+    /// from the payload.
     pub declared_crc: i64,
     /// The message.
     pub payload: Payload<'a>,
@@ -110,19 +148,35 @@ impl SentMessage<'_> {
 /// Iterates over an unchecked body; ends after the first error.
 #[derive(Clone, Debug)]
 pub struct SplitMessages<'a> {
+    version: i16,
     body: &'a Bytes,
     rest: &'a [u8],
     index: usize,
 }
 
 impl<'a> SplitMessages<'a> {
-    fn split_first(&mut self) -> Result<SentMessage<'a>, PayloadError> {
+    fn split_first(&mut self, index: usize) -> Result<SentMessage<'a>, DecodeError> {
+        let broken = |source| DecodeError::Message { index, source };
         let rest = std::mem::take(&mut self.rest);
-        let (crc, rest) = rest.split_first_chunk().ok_or(PayloadError::Truncated)?;
-        let (payload, rest) = Payload::split_first(rest)?;
+        let (declared, rest) = if is_legacy(self.version) {
+            // Without tags in its layout a message that claims some cannot be followed.
+            if let Some(&flag) = rest.first().filter(|flag| **flag & FLAG_TAGS != 0) {
+                return Err(DecodeError::Unknown {
+                    field: "flag",
+                    value: flag.into(),
+                });
+            }
+            (None, rest)
+        } else {
+            let (crc, rest) = rest
+                .split_first_chunk()
+                .ok_or(broken(PayloadError::Truncated))?;
+            (Some(i64::from_be_bytes(*crc)), rest)
+        };
+        let (payload, rest) = Payload::split_first(rest).map_err(broken)?;
         self.rest = rest;
         Ok(SentMessage {
-            declared_crc: i64::from_be_bytes(*crc),
+            declared_crc: declared.unwrap_or_else(|| payload.crc().into()),
             payload,
             body: self.body,
         })
@@ -138,10 +192,7 @@ impl<'a> Iterator for SplitMessages<'a> {
         }
         let index = self.index;
         self.index += 1;
-        Some(
-            self.split_first()
-                .map_err(|source| DecodeError::Message { index, source }),
-        )
+        Some(self.split_first(index))
     }
 }
 
@@ -174,127 +225,9 @@ impl<'a> Iterator for SentMessages<'a> {
 impl ExactSizeIterator for SentMessages<'_> {}
 impl std::iter::FusedIterator for SentMessages<'_> {}
 
-/// What became of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SendResult {
-    /// Stored. Never listed in a response: what is not listed succeeded.
-    Success,
-    /// Producers give up at once. No server is known to answer this.
-    BrokerBusy,
-    /// Stored before. Counts as success.
-    MessageDuplicate,
-    /// This broker does not take the subject. Producers try again.
-    SubjectNotAssigned,
-    /// Not online yet, or waiting for slaves. Producers choose another group and try again.
-    BrokerReadOnly,
-    /// Producers give up and mark the message as blocked. No server is known to answer this.
-    Block,
-    /// The message cannot be stored. Producers try again.
-    StoreError,
-    /// A number we have no name for. Producers try again.
-    Other(i32),
-}
-
-impl SendResult {
-    /// The result with this number.
-    #[must_use]
-    pub const fn from_code(code: i32) -> Self {
-        match code {
-            0 => Self::Success,
-            1 => Self::BrokerBusy,
-            2 => Self::MessageDuplicate,
-            3 => Self::SubjectNotAssigned,
-            4 => Self::BrokerReadOnly,
-            5 => Self::Block,
-            6 => Self::StoreError,
-            other => Self::Other(other),
-        }
-    }
-
-    /// The number on the wire.
-    #[must_use]
-    pub const fn code(self) -> i32 {
-        match self {
-            Self::Success => 0,
-            Self::BrokerBusy => 1,
-            Self::MessageDuplicate => 2,
-            Self::SubjectNotAssigned => 3,
-            Self::BrokerReadOnly => 4,
-            Self::Block => 5,
-            Self::StoreError => 6,
-            Self::Other(code) => code,
-        }
-    }
-}
-
-/// One message that was not stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendFailure<'a> {
-    /// The id as it was sent. Bytes, not text: a message must be listed under its own id even when
-    /// that id is the reason for the refusal.
-    pub message_id: &'a [u8],
-    /// Why.
-    pub result: SendResult,
-    /// For people; clients look at the number only.
-    pub remark: &'a str,
-}
-
-impl SendFailure<'_> {
-    /// Appends this entry of a response. A remark is cut to 32 767 bytes.
-    ///
-    /// # Panics
-    /// When the message id is over 32 767 bytes, which none that was received is.
-    pub fn put(&self, out: &mut impl BufMut) {
-        put_str(out, self.message_id);
-        out.put_i32(self.result.code());
-        let end = self.remark.floor_char_boundary(STRING_BYTES_MAX);
-        put_str(out, &self.remark.as_bytes()[..end]);
-    }
-}
-
-/// The body of a response, for servers that have all failures at hand; others use
-/// [`SendFailure::put`].
-impl Encode for [SendFailure<'_>] {
-    fn encode(&self, _version: i16, out: &mut BytesMut) {
-        self.iter().for_each(|failure| failure.put(out));
-    }
-}
-
-/// The response with code 0: the messages that were *not* stored. The whole body has been checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendResponse<'a>(&'a [u8]);
-
-impl<'a> SendResponse<'a> {
-    /// The failures, in the order of the messages.
-    pub fn failures(&self) -> impl Iterator<Item = SendFailure<'a>> + use<'a> {
-        let mut reader = Reader::new(self.0);
-        std::iter::from_fn(move || {
-            let more = !reader.rest().is_empty();
-            more.then(|| read_failure(&mut reader).expect("the body was checked by decode"))
-        })
-    }
-}
-
-impl<'a> Decode<'a> for SendResponse<'a> {
-    fn decode(_version: i16, body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
-        while !reader.rest().is_empty() {
-            read_failure(&mut reader)?;
-        }
-        Ok(Self(body))
-    }
-}
-
-fn read_failure<'a>(reader: &mut Reader<'a>) -> Result<SendFailure<'a>, DecodeError> {
-    Ok(SendFailure {
-        message_id: reader.short_bytes("messageId")?,
-        result: SendResult::from_code(reader.i32("result")?),
-        remark: reader.str("remark")?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use qmq_model::Message;
 
     use super::*;
@@ -363,25 +296,39 @@ mod tests {
     }
 
     #[test]
-    fn a_long_remark_is_cut_between_characters() {
-        let remark = "订".repeat(11_000);
-        let failure = SendFailure {
-            message_id: b"id",
-            result: SendResult::StoreError,
-            remark: &remark,
-        };
-        let mut out = BytesMut::new();
-        [failure].encode(9, &mut out);
-        let response = SendResponse::decode(9, &out).unwrap();
-        let read = response.failures().next().unwrap();
-        assert_eq!(read.remark.len(), 32_766);
-        assert_eq!(read.message_id, b"id");
+    fn legacy_messages_have_no_checksum_of_their_own() {
+        let mut body = BytesMut::new();
+        put_message_for_version(3, &payload("one"), &mut body);
+        put_message_for_version(3, &payload("two"), &mut body);
+        let body = body.freeze();
+        for version in [i16::MIN, -5, 0, 3] {
+            let request = SendRequest::decode_version(version, body.clone()).unwrap();
+            assert_eq!(request.len(), 2);
+            for (message, id) in request.messages().zip(["one", "two"]) {
+                assert!(message.crc_matches());
+                assert_eq!(message.payload_bytes(), payload(id));
+            }
+        }
+        for version in [4, 7, 9] {
+            assert!(SendRequest::decode_version(version, body.clone()).is_err());
+        }
+        let cut = body.slice(..body.len() - 1);
+        let source = PayloadError::Truncated;
+        let error = DecodeError::Message { index: 1, source };
+        assert_eq!(SendRequest::decode_version(3, cut), Err(error));
     }
 
     #[test]
-    fn result_numbers_lead_back() {
-        for code in -1..9 {
-            assert_eq!(SendResult::from_code(code).code(), code);
+    fn a_legacy_message_with_tags_is_refused() {
+        let mut body = BytesMut::from(&payload("one")[..]);
+        for flag in [FLAG_TAGS, 0xFF] {
+            body[0] = flag;
+            let error = DecodeError::Unknown {
+                field: "flag",
+                value: flag.into(),
+            };
+            let body = body.clone().freeze();
+            assert_eq!(SendRequest::decode_version(3, body), Err(error));
         }
     }
 }

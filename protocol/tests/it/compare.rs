@@ -9,6 +9,7 @@ use qmq_protocol::command::broker_acquire_meta::{
 };
 use qmq_protocol::command::broker_register::BrokerRegisterRequest;
 use qmq_protocol::command::client_register::{ClientRegisterRequest, ClientRegisterResponse};
+use qmq_protocol::command::consume_manage::ConsumeManageRequest;
 use qmq_protocol::command::pull::{
     PullFilter, PullRequest, PullResponse, TagFilter, put_payload_for_version, put_pull_header,
 };
@@ -217,8 +218,20 @@ pub(crate) fn acquire_meta_response(version: i16, body: &Bytes, expected: &Value
     again(version, &response)
 }
 
+pub(crate) fn consume_manage_request(version: i16, body: &Bytes, expected: &Value) -> BytesMut {
+    let request = ConsumeManageRequest::decode(version, body).unwrap();
+    let expected = ConsumeManageRequest {
+        subject: text(&expected["subject"]),
+        group: text(&expected["group"]),
+        from_code: int(&expected["consumeFromWhere"]),
+    };
+    assert_eq!(request, expected);
+    assert!(request.from().is_some());
+    again(version, &request)
+}
+
 /// Compares every field of one message.
-fn payload(payload: &Payload<'_>, expected: &Value) {
+pub(crate) fn payload(payload: &Payload<'_>, expected: &Value) {
     assert_eq!(payload.flag, int::<u8>(&expected["flag"]));
     assert_eq!(payload.create_ms, int::<i64>(&expected["createTime"]));
     assert_eq!(
@@ -244,7 +257,7 @@ fn payload(payload: &Payload<'_>, expected: &Value) {
 }
 
 /// Writes a message from the fields of its fixture, by other code than the model's.
-fn written_payload(fields: &Value, with_tags: bool) -> Vec<u8> {
+pub(crate) fn written_payload(fields: &Value, with_tags: bool) -> Vec<u8> {
     let mut body = Vec::new();
     for property in list(&fields["properties"]) {
         put_long_str(&mut body, text(&property[0]));

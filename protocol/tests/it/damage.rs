@@ -9,11 +9,16 @@ use qmq_protocol::command::broker_acquire_meta::{
 };
 use qmq_protocol::command::broker_register::BrokerRegisterRequest;
 use qmq_protocol::command::client_register::{ClientRegisterRequest, ClientRegisterResponse};
+use qmq_protocol::command::consume_manage::ConsumeManageRequest;
 use qmq_protocol::command::heartbeat::Heartbeat;
 use qmq_protocol::command::pull::{PullRequest, PullResponse, put_payload_without_delay_bit};
 use qmq_protocol::command::send::{SendRequest, SendResponse};
+use qmq_protocol::command::sync::{
+    DelaySyncLogRequest, SyncCheckpointRequest, SyncCheckpointResponse, SyncDispatchResponse,
+    SyncHeartbeatResponse, SyncIndexResponse, SyncLogRequest, SyncLogResponse,
+};
 use qmq_protocol::frame::BODY_BYTES_MAX;
-use qmq_protocol::{Decode, Frame, Header, split_frame};
+use qmq_protocol::{Decode, Encode, Frame, Header, split_frame};
 
 use crate::fixture::Fixture;
 use crate::properties::{encoded, version};
@@ -115,15 +120,17 @@ fn truncated_golden_frames_are_waited_for_or_refused() {
 
 /// Reads `body` as each command there is, and all of what comes out.
 fn read_as_everything(version: i16, body: &Bytes) {
-    let split: Vec<_> = SendRequest::split(body).collect();
-    if let Ok(request) = SendRequest::decode(body.clone()) {
-        assert_eq!(request.messages().count(), split.len());
-        request.messages().for_each(|message| {
-            _ = message.crc_matches();
-            assert_eq!(message.payload_bytes(), message.payload.bytes);
-        });
-    } else {
-        assert!(split.last().is_some_and(Result::is_err));
+    for version in [3, 9] {
+        let split: Vec<_> = SendRequest::split_version(version, body).collect();
+        if let Ok(request) = SendRequest::decode_version(version, body.clone()) {
+            assert_eq!(request.messages().count(), split.len());
+            request.messages().for_each(|message| {
+                _ = message.crc_matches();
+                assert_eq!(message.payload_bytes(), message.payload.bytes);
+            });
+        } else {
+            assert!(split.last().is_some_and(Result::is_err));
+        }
     }
     if let Ok(response) = SendResponse::decode(version, body) {
         let failures: Vec<_> = response.failures().collect();
@@ -147,6 +154,25 @@ fn read_as_everything(version: i16, body: &Bytes) {
     {
         assert_eq!(encoded(version, &response), body);
     }
+    if let Ok(response) = ClientRegisterResponse::decode_version(3, body) {
+        let mut again = BytesMut::new();
+        response.encode_for_version(3, &mut again);
+        assert_eq!(
+            ClientRegisterResponse::decode_version(3, &again),
+            Ok(response)
+        );
+    }
+    if version <= 9 {
+        same_again::<ConsumeManageRequest<'_>>(version, body);
+        same_again::<SyncLogRequest>(version, body);
+        same_again::<SyncLogResponse<'_>>(version, body);
+        same_again::<SyncHeartbeatResponse>(version, body);
+        same_again::<SyncIndexResponse<'_>>(version, body);
+        same_again::<DelaySyncLogRequest>(version, body);
+        same_again::<SyncDispatchResponse<'_>>(version, body);
+        same_again::<SyncCheckpointRequest>(version, body);
+        same_again::<SyncCheckpointResponse<'_>>(version, body);
+    }
     _ = AckRequest::decode(version, body);
     _ = BrokerRegisterRequest::decode(version, body);
     _ = BrokerAcquireMetaRequest::decode(version, body);
@@ -154,4 +180,11 @@ fn read_as_everything(version: i16, body: &Bytes) {
     _ = Heartbeat::decode(version, body);
     let mut out = BytesMut::new();
     _ = put_payload_without_delay_bit(version, body, &mut out);
+}
+
+/// What can be read is written as it was.
+fn same_again<'a, T: Decode<'a> + Encode>(version: i16, body: &'a [u8]) {
+    if let Ok(command) = T::decode(version, body) {
+        assert_eq!(encoded(version, &command), body);
+    }
 }

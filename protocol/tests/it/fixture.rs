@@ -8,7 +8,7 @@ use qmq_protocol::{Frame, FrameError, split_frame};
 use serde_json::Value;
 
 /// Number of files in the folder; change it when one is added.
-pub(crate) const FIXTURES: usize = 124;
+pub(crate) const FIXTURES: usize = 133;
 
 /// One file of `tests/fixtures`.
 pub(crate) struct Fixture {

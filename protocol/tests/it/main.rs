@@ -5,6 +5,8 @@ mod compare;
 mod damage;
 mod fixture;
 mod fixtures;
+mod legacy;
 mod malformed;
 mod properties;
+mod sync;
 mod vectors;

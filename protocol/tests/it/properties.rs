@@ -23,10 +23,10 @@ use qmq_protocol::{Decode, DecodeError, Encode};
 
 /// Every version that differs from its neighbour, and now and then any other.
 pub(crate) fn version() -> impl Strategy<Value = i16> {
-    prop_oneof![4 => 6_i16..=11, 1 => any::<i16>()]
+    prop_oneof![1 => 2_i16..=5, 4 => 6_i16..=11, 1 => any::<i16>()]
 }
 
-fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![4 => "\\PC{0,12}", 1 => "[a-z]{200,300}"]
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn encoded(version: i16, command: &(impl Encode + ?Sized)) -> Bytes {
 }
 
 /// A body of one fixed layout: `read` tells whether it is the command it was written from.
-fn check_fixed(
+pub(crate) fn check_fixed(
     version: i16,
     body: &[u8],
     read: impl Fn(&[u8]) -> Result<bool, DecodeError>,
@@ -63,7 +63,7 @@ fn check_fixed(
 
 /// A body of `start` bytes and then entries of the given sizes: `read` counts them. Cut between
 /// two entries it holds fewer of them, cut elsewhere it is broken.
-fn check_list(
+pub(crate) fn check_list(
     body: &[u8],
     start: usize,
     sizes: &[usize],
@@ -108,7 +108,7 @@ fn message() -> impl Strategy<Value = Message> {
         )
 }
 
-fn payloads() -> impl Strategy<Value = Vec<Bytes>> {
+pub(crate) fn payloads() -> impl Strategy<Value = Vec<Bytes>> {
     vec(
         message().prop_map(|message| message.to_payload().unwrap()),
         0..4,
@@ -158,7 +158,7 @@ fn filters_at(version: i16, filters: Vec<PullFilter<'_>>) -> Vec<PullFilter<'_>>
     }
 }
 
-fn group() -> impl Strategy<Value = BrokerGroup> {
+pub(crate) fn group() -> impl Strategy<Value = BrokerGroup> {
     (text(), text(), any::<i64>(), 1..=4).prop_map(|(name, master, updated_ms, state)| {
         let state = BrokerState::from_code(state).expect("1 to 4 are states");
         BrokerGroup {

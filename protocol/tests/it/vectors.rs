@@ -12,7 +12,7 @@ use qmq_protocol::{Decode, Encode, Header};
 use crate::fixture::{from_hex, whole_frame};
 
 /// The frame in hex.
-fn written(header: Header, write: impl FnOnce(&mut BytesMut)) -> String {
+pub(crate) fn written(header: Header, write: impl FnOnce(&mut BytesMut)) -> String {
     let mut out = BytesMut::new();
     header.put_frame(&mut out, write);
     out.iter().map(|byte| format!("{byte:02x}")).collect()

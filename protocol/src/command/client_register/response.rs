@@ -10,6 +10,15 @@
 //!     str group name, str master (ip:port), i64 update time, i8 state
 //! ```
 //!
+//! Legacy clients (version below 4) have a layout of their own:
+//!
+//! ```text
+//! str subject
+//! i8  client type
+//! i16 count, then count times:
+//!     str group name, str master (ip:port), str room, i64 update time, i8 state
+//! ```
+//!
 //! Clients match a response by (client type, subject), not by the header's opaque, so both are
 //! echoed as they came.
 
@@ -20,6 +29,7 @@ use qmq_model::{BrokerGroup, BrokerState};
 use super::ClientRegisterRequest;
 use crate::codec::{Decode, Encode, Reader};
 use crate::error::DecodeError;
+use crate::frame::{VERSION, is_legacy};
 
 /// Whether a consumer may consume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +77,54 @@ impl<'a> ClientRegisterResponse<'a> {
         }
     }
 
+    /// Whether a client of `version` can be sent this. Without groups a legacy one must not: C++
+    /// clients divide by their number, Erlang clients crash on any code but success. Both get over
+    /// silence.
+    #[must_use]
+    pub fn may_be_sent_to(&self, version: i16) -> bool {
+        !is_legacy(version) || !self.groups.is_empty()
+    }
+
+    /// Appends this response in the layout of `version`. The trait's `encode` always writes today's
+    /// layout, as Java servers do.
+    ///
+    /// # Panics
+    /// As the trait's `encode`.
+    pub fn encode_for_version(&self, version: i16, out: &mut BytesMut) {
+        if !is_legacy(version) {
+            return self.encode(version, out);
+        }
+        put_str(out, self.subject.as_bytes());
+        out.put_i8(self.client_type_code);
+        put_groups(&self.groups, out, |group, out| {
+            put_str(out, group.name.as_bytes());
+            put_str(out, group.master.as_bytes());
+            put_str(out, NO_ROOM);
+        });
+    }
+
+    /// Reads a response in the layout of `version`. What the legacy one leaves out is as in a first
+    /// answer to a producer: no timestamp, no group, online. Rooms are stepped over.
+    ///
+    /// # Errors
+    /// As the trait's `decode`.
+    pub fn decode_version(version: i16, body: &'a [u8]) -> Result<Self, DecodeError> {
+        if !is_legacy(version) {
+            return Self::decode(version, body);
+        }
+        let mut reader = Reader::new(body);
+        let response = Self {
+            timestamp_ms: Self::TIMESTAMP_NONE,
+            subject: reader.str("subject")?,
+            consumer_group: "",
+            state: OnOfflineState::Online,
+            client_type_code: reader.i8("clientTypeCode")?,
+            groups: read_groups(version, &mut reader)?,
+        };
+        reader.end()?;
+        Ok(response)
+    }
+
     /// Whether the metaserver refused to answer.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
@@ -83,13 +141,26 @@ impl Encode for ClientRegisterResponse<'_> {
         put_str(out, self.consumer_group.as_bytes());
         out.put_i8(self.state as i8);
         out.put_i8(self.client_type_code);
-        out.put_i16(i16::try_from(self.groups.len()).expect("a subject has few groups"));
-        for group in &self.groups {
+        put_groups(&self.groups, out, |group, out| {
             put_str(out, group.name.as_bytes());
             put_str(out, group.master.as_bytes());
-            out.put_i64(group.updated_ms);
-            out.put_i8(group.state.code());
-        }
+        });
+    }
+}
+
+/// Legacy clients choose nothing by room.
+const NO_ROOM: &[u8] = b"";
+
+fn put_groups(
+    groups: &[BrokerGroup],
+    out: &mut BytesMut,
+    put_names: impl Fn(&BrokerGroup, &mut BytesMut),
+) {
+    out.put_i16(i16::try_from(groups.len()).expect("a subject has few groups"));
+    for group in groups {
+        put_names(group, out);
+        out.put_i64(group.updated_ms);
+        out.put_i8(group.state.code());
     }
 }
 
@@ -111,16 +182,7 @@ impl<'a> Decode<'a> for ClientRegisterResponse<'a> {
             }
         };
         let client_type_code = reader.i8("clientTypeCode")?;
-        let count = reader.i16("groupCount")?;
-        if count < 0 {
-            return Err(DecodeError::Length {
-                field: "groupCount",
-                length: count.into(),
-            });
-        }
-        let groups = (0..count)
-            .map(|_| read_group(&mut reader))
-            .collect::<Result<_, _>>()?;
+        let groups = read_groups(VERSION, &mut reader)?;
         reader.end_of(version)?;
         Ok(Self {
             timestamp_ms,
@@ -133,9 +195,23 @@ impl<'a> Decode<'a> for ClientRegisterResponse<'a> {
     }
 }
 
-fn read_group(reader: &mut Reader<'_>) -> Result<BrokerGroup, DecodeError> {
+fn read_groups(version: i16, reader: &mut Reader<'_>) -> Result<Vec<BrokerGroup>, DecodeError> {
+    let count = reader.i16("groupCount")?;
+    if count < 0 {
+        return Err(DecodeError::Length {
+            field: "groupCount",
+            length: count.into(),
+        });
+    }
+    (0..count).map(|_| read_group(version, reader)).collect()
+}
+
+fn read_group(version: i16, reader: &mut Reader<'_>) -> Result<BrokerGroup, DecodeError> {
     let name = reader.str("groupName")?.to_owned();
     let master = reader.str("master")?.to_owned();
+    if is_legacy(version) {
+        reader.str("room")?;
+    }
     let updated_ms = reader.i64("updateTime")?;
     let code = reader.i8("brokerState")?;
     let unknown = DecodeError::Unknown {
@@ -196,5 +272,56 @@ mod tests {
             length: -1,
         };
         assert_eq!(ClientRegisterResponse::decode(9, &out), Err(error));
+    }
+
+    #[test]
+    fn each_dialect_has_its_layout() {
+        let group = BrokerGroup {
+            name: "g1".into(),
+            master: "10.0.0.1:20881".into(),
+            updated_ms: 5,
+            state: BrokerState::ReadWrite,
+        };
+        let response = ClientRegisterResponse {
+            timestamp_ms: 7,
+            subject: "a.b",
+            consumer_group: "g",
+            state: OnOfflineState::Offline,
+            client_type_code: 1,
+            groups: vec![group],
+        };
+        let written = |version| {
+            let mut out = BytesMut::new();
+            response.encode_for_version(version, &mut out);
+            out
+        };
+        for version in [4, 7, 9] {
+            let read = written(version);
+            assert_eq!(
+                ClientRegisterResponse::decode_version(version, &read),
+                Ok(response.clone())
+            );
+        }
+        let what_is_left = ClientRegisterResponse {
+            timestamp_ms: -1,
+            consumer_group: "",
+            state: OnOfflineState::Online,
+            ..response.clone()
+        };
+        for version in [i16::MIN, 0, 3] {
+            let read = written(version);
+            let read = ClientRegisterResponse::decode_version(version, &read);
+            assert_eq!(read, Ok(what_is_left.clone()), "{version}");
+            assert!(ClientRegisterResponse::decode(version, &written(version)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_list_without_groups_is_not_for_legacy_clients() {
+        let body = refusal();
+        let refusal = ClientRegisterResponse::decode(9, &body).unwrap();
+        for (version, expected) in [(0, false), (3, false), (4, true), (9, true)] {
+            assert_eq!(refusal.may_be_sent_to(version), expected);
+        }
     }
 }
