@@ -113,7 +113,8 @@ async fn a_failing_read_confirms_nothing_and_the_messages_come_again() {
     let pull = Pull::new("a.b", "g", "c");
     broker.pull(pull).await;
     broker.store("a.b", &["1", "2"]).await;
-    // The next call shall be the read: wait until the idle writer has nothing left to write.
+    // A repeated pull writes nothing, so its read is the next call once the idle writer is done.
+    assert_eq!(broker.pull(pull).await, Reply::messages(0, &["1", "2"]));
     let mut calls = 0;
     while calls != broker.fs.stats().calls {
         calls = broker.fs.stats().calls;
