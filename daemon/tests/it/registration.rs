@@ -171,7 +171,7 @@ async fn reports_heartbeat_online_heartbeat_offline() {
     );
 }
 
-/// The reference's brokers take code 51 for success and stay invisible (trap of metaserver 2.5).
+/// The reference's brokers take code 51 for success and stay invisible.
 #[tokio::test]
 async fn repeats_online_until_it_succeeds() {
     let metaserver = Metaserver::start().await;

@@ -113,7 +113,7 @@ async fn a_group_goes_through_its_states() {
     node.stop().await;
 }
 
-/// Trap 2 of metaserver 10.1: a lost row stayed lost until the broker was restarted.
+/// With the reference a lost row stayed lost until the broker was restarted.
 #[tokio::test]
 async fn a_heartbeat_brings_a_lost_row_back() {
     let place = Place::new();
@@ -239,7 +239,7 @@ async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back() {
     node.stop().await;
 }
 
-/// Trap 3 of metaserver 10.1: timers were armed by reports only, so a broker that died while all
+/// With the reference timers were armed by reports only, so a broker that died while all
 /// metaservers were down stayed RW.
 #[tokio::test]
 async fn a_broker_that_died_while_nobody_watched_is_found() {
@@ -254,7 +254,7 @@ async fn a_broker_that_died_while_nobody_watched_is_found() {
     node.stop().await;
 }
 
-/// Trap 3 of metaserver 10.1: a broker that moved to another metaserver was set to NRW by the one
+/// With the reference a broker that moved to another metaserver was set to NRW by the one
 /// it had left.
 #[tokio::test]
 async fn a_broker_that_moves_to_another_metaserver_stays() {

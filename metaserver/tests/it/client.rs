@@ -69,7 +69,7 @@ async fn a_route_appears_once_a_broker_is_online() {
     node.stop().await;
 }
 
-/// Trap 18 of metaserver 10.1: the first producer of a subject had to wait for 60 s.
+/// With the reference the first producer of a subject had to wait for 60 s.
 #[tokio::test]
 async fn the_first_producer_is_answered_as_soon_as_a_broker_comes() {
     let place = Place::new();

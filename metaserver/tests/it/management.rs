@@ -287,7 +287,7 @@ async fn serves_metrics_and_health_on_the_same_port() {
     node.stop().await;
 }
 
-/// C++ clients end at the close of the socket, Erlang crashes at a line end (client 2.1).
+/// C++ clients end at the close of the socket, Erlang crashes at a line end.
 #[tokio::test]
 async fn the_address_is_bare_and_the_connection_closes_on_request() {
     let place = Place::new();

@@ -18,7 +18,7 @@ const D1: Master = Master {
     role: BrokerRole::DelayMaster,
 };
 
-/// The most important rule (metaserver 2.3 and 4.5): an internal failure never gives a consumer an
+/// The most important rule: an internal failure never gives a consumer an
 /// empty list, because it would stop consuming.
 #[tokio::test]
 async fn clients_keep_their_groups() {
@@ -82,7 +82,7 @@ async fn clients_keep_their_groups() {
     node.stop().await;
 }
 
-/// One bad row stopped the Java metaserver from starting (metaserver 4.4).
+/// One bad row stopped the Java metaserver from starting.
 #[tokio::test]
 async fn bad_rows_are_skipped_one_by_one() {
     let place = Place::new();

@@ -24,7 +24,7 @@ const fn master(group: &'static str, address: &'static str) -> Master {
     }
 }
 
-/// Each node draws groups at random; the row decides (metaserver 10.4).
+/// Each node draws groups at random; the row decides.
 #[tokio::test]
 async fn two_nodes_that_assign_one_subject_agree() {
     let place = Place::new();
