@@ -1,1 +1,19 @@
-//! placeholder
+//! Starts the real programs in folders of their own and looks at them from outside.
+//!
+//! Nothing here knows how a server works inside: it starts processes, kills them, talks to them
+//! over their sockets and compares what went in with what came out.
+
+pub mod cluster;
+pub mod control;
+pub mod ledger;
+pub mod load;
+pub mod ports;
+pub mod programs;
+pub mod repository;
+pub mod server;
+pub mod wait;
+
+pub use cluster::{Broker, Cluster};
+pub use ledger::{Ledger, Problem, Summary};
+pub use load::{Load, Plan, Sabotage};
+pub use server::Server;

@@ -1,0 +1,25 @@
+package qmq.e2e;
+
+/** What the harness that starts the servers hands over as system properties. */
+final class Settings {
+    private Settings() {
+    }
+
+    /** Address of the metaserver's {@code /meta/address}. */
+    static String meta() {
+        return required("qmq.meta");
+    }
+
+    /** {@code host:port} of the harness that kills and starts the broker. */
+    static String control() {
+        return required("qmq.control");
+    }
+
+    private static String required(String key) {
+        String value = System.getProperty(key, "");
+        if (value.isEmpty()) {
+            throw new IllegalStateException("pass -D" + key + ": these tests run against servers that a harness started");
+        }
+        return value;
+    }
+}

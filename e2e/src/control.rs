@@ -1,0 +1,54 @@
+//! A port on which a test in another process asks for the broker to be killed and started.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::cluster::Cluster;
+
+/// A caller that connects and says nothing is given up after this.
+const COMMAND_MAX: Duration = Duration::from_secs(10);
+
+/// Serves the port until the process ends. One command per connection, answered with `ok` or the
+/// reason why not: `kill-broker`, `start-broker`.
+///
+/// # Errors
+/// When the port cannot be opened.
+pub fn serve(cluster: Arc<Mutex<Cluster>>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            // The caller sees a closed connection and fails its test.
+            let _ = answer(&cluster, &connection);
+        }
+    });
+    Ok(address)
+}
+
+fn answer(cluster: &Mutex<Cluster>, mut connection: &TcpStream) -> Result<()> {
+    connection.set_read_timeout(Some(COMMAND_MAX))?;
+    let mut line = String::new();
+    BufReader::new(connection).read_line(&mut line)?;
+    match obey(lock(cluster), line.trim()) {
+        Ok(()) => writeln!(connection, "ok")?,
+        Err(error) => writeln!(connection, "{}", format!("{error:#}").replace('\n', " | "))?,
+    }
+    Ok(())
+}
+
+fn obey(mut cluster: MutexGuard<'_, Cluster>, command: &str) -> Result<()> {
+    let broker = &mut cluster.broker().server;
+    match command {
+        "kill-broker" => broker.kill(),
+        "start-broker" => broker.start(),
+        _ => bail!("unknown command {command:?}"),
+    }
+}
+
+fn lock(cluster: &Mutex<Cluster>) -> MutexGuard<'_, Cluster> {
+    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+}

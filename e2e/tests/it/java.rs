@@ -1,0 +1,81 @@
+//! The released Java client, unmodified, against our servers: starts a cluster and runs the Maven
+//! project in `e2e/java`. What is asserted about messages stands there.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use qmq_e2e::{Cluster, control, repository};
+
+/// Speaks header version 9.
+const NEWEST: &str = "1.1.43";
+/// Speaks header version 8.
+const OLDEST: &str = "1.1.0";
+/// Needs no server: shows that the account of messages notices lost, changed and repeated ones.
+const SABOTAGE_TEST: &str = "TallyTest";
+
+#[test]
+fn newest_client_keeps_every_promise() {
+    let cluster = Arc::new(Mutex::new(Cluster::with_broker().unwrap()));
+    let meta = cluster.lock().unwrap().meta_address().unwrap();
+    let control = control::serve(Arc::clone(&cluster)).unwrap().to_string();
+    let build = tempfile::tempdir().unwrap();
+    prepare(NEWEST, build.path());
+    maven(
+        NEWEST,
+        build.path(),
+        &[
+            "--offline",
+            &format!("-Dqmq.meta={meta}"),
+            &format!("-Dqmq.control={control}"),
+        ],
+    );
+    cluster.lock().unwrap().stop().unwrap();
+}
+
+#[test]
+fn client_with_header_version_8_sends_and_receives() {
+    let mut cluster = Cluster::with_broker().unwrap();
+    let meta = cluster.meta_address().unwrap();
+    let build = tempfile::tempdir().unwrap();
+    prepare(OLDEST, build.path());
+    maven(
+        OLDEST,
+        build.path(),
+        &[
+            "--offline",
+            "-Dtest=SendAndReceiveTest",
+            &format!("-Dqmq.meta={meta}"),
+        ],
+    );
+    cluster.stop().unwrap();
+}
+
+/// Compiles, fetches what Maven needs and runs the test of the account. One at a time: Maven's
+/// local repository is not made for two processes that download the same file.
+fn prepare(version: &str, build: &Path) {
+    let folder = std::env::home_dir().unwrap().join(".m2");
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join("qmq-e2e.lock")).unwrap();
+    lock.lock().unwrap();
+    maven(version, build, &[&format!("-Dtest={SABOTAGE_TEST}")]);
+}
+
+/// Runs the tests of the project; its output is not captured, so that it says how far it is.
+fn maven(version: &str, build: &Path, arguments: &[&str]) {
+    let started = Instant::now();
+    let mut command = Command::new("mvn");
+    command
+        .current_dir(repository::root().join("e2e/java"))
+        .args(["--batch-mode", "--no-transfer-progress", "test"])
+        .arg(format!("-Dqmq.version={version}"))
+        .arg(format!("-Dqmq.build={}", build.display()))
+        .args(arguments);
+    let status = command.status().unwrap_or_else(|error| {
+        panic!("cannot run mvn: {error}; a JDK from 17 on and Maven are needed")
+    });
+    assert!(status.success(), "{command:?} ended with {status}");
+    println!("client {version}: {} s", started.elapsed().as_secs());
+}

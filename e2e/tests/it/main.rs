@@ -1,0 +1,11 @@
+//! End-to-end tests: real processes, real sockets, real files; and the rules of the repository.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod conf;
+mod java;
+mod kill9;
+mod realtime;
+mod scripts;
+mod tidy;
+mod traps;

@@ -1,0 +1,209 @@
+//! The scripts in `bin/` that start, stop and show servers, run on a home folder of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use qmq_e2e::{ports, programs, repository};
+use tempfile::TempDir;
+
+const TOKEN: &str = "script-token";
+const NOT_RUNNING: i32 = 3;
+
+/// A home folder with configuration. Dropping it stops what its scripts started.
+struct Home {
+    folder: TempDir,
+    broker_port: u16,
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = Self {
+            // A name with a space: every script has to quote.
+            folder: tempfile::Builder::new()
+                .prefix("qmq home ")
+                .tempdir()
+                .unwrap(),
+            broker_port: ports::free().unwrap(),
+        };
+        let conf = home.path().join("conf");
+        std::fs::create_dir(&conf).unwrap();
+        let write = |name: &str, text: String| std::fs::write(conf.join(name), text).unwrap();
+        write("metaserver.properties", {
+            "meta.server.discover.port=0\nmeta.server.port=0\nqmq.ip=127.0.0.1\n".to_owned()
+        });
+        let database = home.path().join("meta.db");
+        write(
+            "datasource.properties",
+            format!("jdbc.url=sqlite:{}\n", database.display()),
+        );
+        write("valid-api-tokens.properties", format!("{TOKEN}=scripts\n"));
+        home
+    }
+
+    /// The broker's configuration needs the address of the metaserver that runs.
+    fn configure_broker(&self, metaserver: &str) {
+        let text = format!(
+            "meta.server.endpoint=http://{metaserver}/meta/address\nstore.root={}\n\
+             broker.port={}\nsync.port=0\nadmin.port=0\nqmq.host=script-host\nqmq.ip=127.0.0.1\n",
+            self.path().join("store").display(),
+            self.broker_port,
+        );
+        std::fs::write(self.path().join("conf/broker.properties"), text).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn script(&self, name: &str, arguments: &[&str]) -> Output {
+        Command::new(script(name))
+            .args(arguments)
+            .current_dir("/")
+            .env("QMQ_HOME", self.path())
+            .env("QMQ_BIN_DIR", programs::folder().unwrap())
+            .env_remove("QMQ_CONF")
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a script and checks its exit code; returns what it printed.
+    fn expect(&self, code: i32, name: &str, arguments: &[&str]) -> String {
+        let output = self.script(name, arguments);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{name} {arguments:?} printed: {printed}"
+        );
+        printed
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for name in ["broker.sh", "metaserver.sh"] {
+            self.script(name, &["stop"]);
+        }
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    repository::root().join("bin").join(name)
+}
+
+#[test]
+fn servers_are_started_shown_and_stopped() {
+    let home = Home::new();
+    home.expect(NOT_RUNNING, "metaserver.sh", &["status"]);
+    home.expect(0, "metaserver.sh", &["start"]);
+    let again = home.expect(0, "metaserver.sh", &["start"]);
+    assert!(again.contains("already running"), "{again}");
+    let status = home.expect(0, "metaserver.sh", &["status"]);
+    assert!(status.contains("ready"), "{status}");
+
+    let metaserver = ports::read(&home.path().join("pid/metaserver.ports"), "http");
+    let metaserver = metaserver.unwrap().unwrap().to_string();
+    home.configure_broker(&metaserver);
+    let refused = home.expect(1, "broker.sh", &["start"]);
+    assert!(
+        refused.contains("AddBroker"),
+        "says how to register: {refused}"
+    );
+    home.expect(NOT_RUNNING, "broker.sh", &["status"]);
+
+    home.expect(
+        0,
+        "tools.sh",
+        &[
+            "AddBroker",
+            "--metaserver",
+            &metaserver,
+            &format!("--token={TOKEN}"),
+            "--brokerGroup=scripts",
+            "--role=0",
+            "--hostname=script-host",
+            "--ip=127.0.0.1",
+            &format!("--servePort={}", home.broker_port),
+            "--syncPort=20882",
+        ],
+    );
+    home.expect(0, "broker.sh", &["start"]);
+    home.expect(0, "broker.sh", &["status"]);
+
+    for name in ["broker.sh", "metaserver.sh"] {
+        home.expect(0, name, &["stop"]);
+        home.expect(NOT_RUNNING, name, &["status"]);
+        home.expect(0, name, &["stop"]);
+        assert!(
+            !home
+                .path()
+                .join("pid")
+                .join(name.replace(".sh", ".pid"))
+                .try_exists()
+                .unwrap()
+        );
+    }
+}
+
+#[test]
+fn quick_start_works_twice_at_once() {
+    let start = || {
+        let mut command = Command::new(script("quickstart.sh"));
+        command
+            .arg("--once")
+            .current_dir("/")
+            .env("QMQ_BIN_DIR", programs::folder().unwrap());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    for running in [start(), start()] {
+        let output = running.wait_with_output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: {printed}{errors}",
+            output.status
+        );
+        assert!(
+            printed.contains("hello"),
+            "shows what was received: {printed}"
+        );
+    }
+}
+
+#[test]
+fn start_that_fails_shows_why() {
+    let home = Home::new();
+    let printed = home.expect(
+        1,
+        "metaserver.sh",
+        &["start", "-c", "/no such file.properties"],
+    );
+    assert!(printed.contains("no such file"), "{printed}");
+    assert!(printed.contains("did not start"), "{printed}");
+}
+
+#[test]
+fn number_of_another_process_is_not_taken_for_the_server() {
+    let home = Home::new();
+    std::fs::create_dir(home.path().join("pid")).unwrap();
+    std::fs::write(
+        home.path().join("pid/broker.pid"),
+        std::process::id().to_string(),
+    )
+    .unwrap();
+    home.expect(NOT_RUNNING, "broker.sh", &["status"]);
+    home.expect(0, "broker.sh", &["stop"]);
+}
+
+#[test]
+fn unknown_action_shows_the_usage() {
+    let home = Home::new();
+    let printed = home.expect(2, "broker.sh", &["restart"]);
+    assert!(printed.contains("start-foreground"), "{printed}");
+}
