@@ -1,0 +1,28 @@
+# The commands that bin/test.sh runs, one by one.
+
+# Everything, as the continuous integration does.
+ci:
+    bin/test.sh
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --locked --workspace --lib --bins --test it
+    cargo test --locked --workspace --doc
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+# Real processes, kill -9, the Java client (needs a JDK and Maven).
+e2e *filter:
+    cargo build --locked --workspace --all-targets
+    cargo test --locked --workspace --test e2e -- --test-threads=2 --show-output {{filter}}
+
+# Licences, sources and advisories; needs cargo-deny.
+deny:
+    cargo deny check
