@@ -69,7 +69,8 @@ pub struct StoreConfig {
     pub action_segment_bytes: u64,
     /// Step in which zeros are written ahead of each log. Unit: bytes. Default: 64 MiB.
     pub zero_ahead_bytes: u64,
-    /// Length of the ring of commit records, fixed when the store is created. Default: 4096.
+    /// Length of the ring of commit records, fixed when the store is created. When half of it is
+    /// used everything is synced, in async mode too. Default: 16 384.
     pub commit_slots: u32,
     /// How many checkpoints are kept. Default: 5.
     pub checkpoint_retain: usize,
@@ -90,7 +91,7 @@ impl Default for StoreConfig {
             message_segment_bytes: 1 << 30,
             action_segment_bytes: 100 << 20,
             zero_ahead_bytes: 64 << 20,
-            commit_slots: 4096,
+            commit_slots: 16_384,
             checkpoint_retain: 5,
             recent_bytes_max: 64 << 20,
             background: Background::Threads,

@@ -47,7 +47,17 @@ pub(crate) fn due_in(
     dirty_since: Option<UnixMillis>,
     now: UnixMillis,
 ) -> Option<Duration> {
-    dirty_since.map(|since| interval(mode).saturating_sub(now.since(since)))
+    dirty_since.map(|since| left(interval(mode), since, now))
+}
+
+/// What is left of `wait` that began at `since`. A clock that was set back ends the wait: nothing
+/// may stay unsynced until it has caught up.
+pub(crate) fn left(wait: Duration, since: UnixMillis, now: UnixMillis) -> Duration {
+    if now < since {
+        Duration::ZERO
+    } else {
+        wait.saturating_sub(now.since(since))
+    }
 }
 
 /// What a commit at `now` syncs. In async mode what is only due is left to the next tick, so that
@@ -135,5 +145,13 @@ mod tests {
         assert_eq!(due_in(ASYNC, None, UnixMillis(9000)), None);
         let left = due_in(ASYNC, Some(UnixMillis(100)), UnixMillis(200));
         assert_eq!(left, Some(Duration::from_millis(400)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_puts_nothing_off() {
+        assert_eq!(
+            due_in(ASYNC, Some(UnixMillis(9000)), UnixMillis(200)),
+            Some(Duration::ZERO)
+        );
     }
 }

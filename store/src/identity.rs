@@ -134,6 +134,18 @@ mod tests {
         Identity::new(&config)
     }
 
+    #[test]
+    fn writes_the_lines_of_the_format_page() {
+        let identity = Identity {
+            uuid: Uuid::from_u128(7),
+            ..identity("brokerGroup1")
+        };
+        let expected = "qmq-store 1\nuuid 00000000-0000-0000-0000-000000000007\n\
+                        group brokerGroup1\nmessage_segment_bytes 1073741824\n\
+                        action_segment_bytes 104857600\ncommit_slots 16384\ncrc 995b7888\n";
+        assert_eq!(identity.encode(), expected);
+    }
+
     proptest! {
         #[test]
         fn round_trips(group in "[^\\p{Cc}]{1,40}") {

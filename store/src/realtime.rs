@@ -12,6 +12,7 @@ pub(crate) mod report;
 mod upkeep;
 pub(crate) mod writer;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -193,15 +194,6 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// First byte that is kept.
-    fn begin(&self) -> u64 {
-        self.segments
-            .bases()
-            .first()
-            .map_or(self.tail.kept, |base| *base)
-            .min(self.tail.kept)
-    }
-
     fn verifier<'s>(&self, segments: &'s Segments) -> Verifier<'s>
     where
         'a: 's,
@@ -233,8 +225,13 @@ impl<'a> Side<'a> {
                 message,
             });
         }
-        for gap in verifier.uncovered(self.begin()..end) {
-            self.cover(gap, verifier.damaged())?;
+        for gap in verifier.uncovered(0..end) {
+            for (base, part) in self.segments.split(gap) {
+                // A missing file stays missing: no checksum may say that zeros are right there.
+                if self.segments.file(base).is_some() {
+                    self.cover(part, verifier.damaged())?;
+                }
+            }
         }
         self.sums.write()?;
         let log = report.log_mut(kind);
@@ -245,11 +242,7 @@ impl<'a> Side<'a> {
     }
 
     /// Adds checksums of a range; parts that are known to be damaged stay known as such.
-    fn cover(
-        &mut self,
-        range: std::ops::Range<u64>,
-        damaged: &[std::ops::Range<u64>],
-    ) -> Result<(), Error> {
+    fn cover(&mut self, range: Range<u64>, damaged: &[Range<u64>]) -> Result<(), Error> {
         let mut at = range.start;
         let inside = damaged
             .iter()
@@ -329,14 +322,14 @@ fn rebuild(
 ) -> Result<Rebuilt, Error> {
     let segments = messages.segments.clone();
     let mut verifier = messages.verifier(&segments);
-    let range = messages.begin()..messages.tail.kept;
+    let range = 0..messages.tail.kept;
     let mut read = Messages::read(&segments, range, &mut verifier, checkpoint, report)?;
     messages.finish(&mut verifier, report)?;
 
     let segments = actions.segments.clone();
     let mut verifier = actions.verifier(&segments);
     let from = checkpoint.map_or(0, |found| found.positions[LogKind::Action.index()]);
-    let range = from.max(actions.begin())..actions.tail.kept;
+    let range = from..actions.tail.kept;
     let mut replayed = Actions::replay(&segments, range, &mut verifier, checkpoint, report)?;
     actions.finish(&mut verifier, report)?;
 

@@ -294,6 +294,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::tests::unhex;
     use crate::fs::faulty::FaultyFs;
 
     const STORE: Uuid = Uuid::from_u128(7);
@@ -316,6 +317,25 @@ mod tests {
             serial,
             ..CommitRecord::idle(1, [0; 2])
         }
+    }
+
+    #[test]
+    fn writes_the_bytes_of_the_format_page() {
+        let kind = Kind::Batch(LogKind::Action);
+        let record = CommitRecord::of(kind, 1, &(100..150), 0xaabb_ccdd, [7, 100]);
+        let slot = CommitRecord {
+            serial: 9,
+            sealed: 4,
+            ..record
+        }
+        .encode(STORE);
+        let expected = unhex(
+            "514d5143 0001 01 02 0000000000000001 0000000000000009 0000000000000064 \
+             0000000000000032 aabbccdd 00000000 0000000000000007 0000000000000064 \
+             00000000000000000000000000000007 0000000000000004 83c5334d",
+        );
+        assert_eq!(slot[..92], expected);
+        assert!(slot[92..].iter().all(|byte| *byte == 0));
     }
 
     proptest! {

@@ -103,6 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::tests::unhex;
 
     const STORE: Uuid = Uuid::from_u128(7);
 
@@ -116,6 +117,16 @@ mod tests {
                 })
                 .collect(),
         )
+    }
+
+    #[test]
+    fn writes_the_bytes_of_the_format_page() {
+        let expected = unhex(
+            "514d5145 0001 0002 00000000000000000000000000000007 \
+             0000000000000001 0000000000000000 0000000000000000 \
+             0000000000000002 0000000000000005 0000000000000007 42f1739b",
+        );
+        assert_eq!(table(&[[0, 0], [5, 7]]).encode(STORE), expected);
     }
 
     proptest! {

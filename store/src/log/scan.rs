@@ -68,6 +68,11 @@ pub(crate) enum Found<T> {
         /// What the header of a broken record says.
         item: Option<T>,
     },
+    /// There is no segment file for these bytes.
+    Missing {
+        /// Which bytes.
+        range: Range<u64>,
+    },
 }
 
 /// Visits everything in `range`, which begins at a record and ends behind one.
@@ -80,6 +85,10 @@ pub(crate) fn scan<F: Format>(
 ) -> Result<(), Error> {
     let mut window = Window::new(segments);
     for (base, part) in segments.split(range) {
+        if segments.file(base).is_none() {
+            visit(Found::Missing { range: part });
+            continue;
+        }
         let ends_segment = part.end == base + segments.segment_bytes();
         let mut walk = Walk {
             format,

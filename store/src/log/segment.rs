@@ -115,7 +115,7 @@ impl Segments {
             .doing("create", &path)?;
         self.fs
             .sync_dir(&self.dir)
-            .doing("sync folder", &self.dir)?;
+            .doing_for_good("sync folder", &self.dir)?;
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(base, file.clone());
         Ok(file)
@@ -128,7 +128,10 @@ impl Segments {
     }
 
     /// `range` cut at the ends of segments: base of the segment and part of the range.
-    pub(crate) fn split(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+    pub(crate) fn split(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = (u64, Range<u64>)> + use<> {
         let segment_bytes = self.segment_bytes;
         let mut begin = range.start;
         std::iter::from_fn(move || {

@@ -283,7 +283,7 @@ impl Sums {
             .doing("write", path)?;
         if !self.next_entry.contains_key(&base) {
             fs.sync_dir(self.segments.dir())
-                .doing("sync folder", self.segments.dir())?;
+                .doing_for_good("sync folder", self.segments.dir())?;
         }
         Ok(file)
     }
@@ -313,6 +313,7 @@ mod tests {
 
     use super::*;
     use crate::format::LogKind;
+    use crate::format::tests::unhex;
     use crate::fs::faulty::FaultyFs;
 
     const STORE: Uuid = Uuid::from_u128(7);
@@ -339,6 +340,21 @@ mod tests {
             stretch
         };
         lengths.iter().map(make).collect()
+    }
+
+    #[test]
+    fn writes_the_bytes_of_the_format_page() {
+        let stretch = Stretch {
+            start: 1030,
+            length: 5,
+            crc: 0xaabb_ccdd,
+            is_damaged: true,
+        };
+        let expected = unhex(
+            "514d5153 0001 0000 0000000000000400 000000000000000000000000 f6b446f2 \
+             0000000000000406 00000005 aabbccdd 00000001 0000000000000000 db09965a",
+        );
+        assert_eq!(file(&[stretch]), expected);
     }
 
     proptest! {

@@ -1,8 +1,10 @@
 //! Zeros ahead of a log's written position, because blocks that were written before sync faster.
 
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tracing::warn;
@@ -29,13 +31,6 @@ pub(crate) struct ZeroAhead {
     thread: Option<Zeroer>,
 }
 
-struct Zeroer {
-    jobs: Option<SyncSender<Range<u64>>>,
-    done: Receiver<Result<u64, Error>>,
-    busy: bool,
-    handle: Option<JoinHandle<()>>,
-}
-
 impl ZeroAhead {
     /// `end` is where the zeros on disk end now.
     pub(crate) fn new(
@@ -57,21 +52,42 @@ impl ZeroAhead {
         })
     }
 
-    /// Makes sure that there are zeros up to `needed`, waiting for the disk if it must, and asks
-    /// for the next step.
+    /// Makes sure that there are zeros up to `needed`, waiting for the disk if it must. Keeps the
+    /// thread, if there is one, a whole step ahead.
     pub(crate) fn reserve(&mut self, needed: u64) -> Result<(), Error> {
         self.collect(needed)?;
         if needed > self.end {
             self.extend_to(needed)?;
         }
         if let Some(thread) = &mut self.thread
-            && !thread.busy
+            && !thread.is_asked
             && !self.is_full
-            && self.end - needed < self.step / 2
+            && self.end - needed < self.step
         {
             thread.ask(self.end..self.end + self.step);
         }
         Ok(())
+    }
+
+    /// Takes what the thread has done, and waits for it only when the bytes are needed.
+    fn collect(&mut self, needed: u64) -> Result<(), Error> {
+        let Some(thread) = &mut self.thread else {
+            return Ok(());
+        };
+        if !thread.is_asked {
+            return Ok(());
+        }
+        let (end, finished) = thread.progress(self.end, needed);
+        self.end = end;
+        match finished {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(Error::NoSpace { .. })) => {
+                warn!(log = %self.segments.kind(), "no space left to write zeros ahead");
+                self.is_full = true;
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+        }
     }
 
     fn extend_to(&mut self, needed: u64) -> Result<(), Error> {
@@ -91,75 +107,126 @@ impl ZeroAhead {
         }
         Ok(())
     }
+}
 
-    /// Takes the thread's result, and waits for it when the bytes are needed or being written.
-    fn collect(&mut self, needed: u64) -> Result<(), Error> {
-        let Some(thread) = &mut self.thread else {
-            return Ok(());
-        };
-        if !thread.busy {
-            return Ok(());
-        }
-        let result = if needed > self.end {
-            thread.done.recv().map_err(|_| TryRecvError::Disconnected)
-        } else {
-            thread.done.try_recv()
-        };
-        match result {
-            Err(TryRecvError::Empty) => return Ok(()),
-            Err(TryRecvError::Disconnected) => self.thread = None,
-            Ok(result) => {
-                thread.busy = false;
-                match result {
-                    Ok(end) => self.end = end,
-                    Err(Error::NoSpace { .. }) => {
-                        warn!(log = %self.segments.kind(), "no space left to write zeros ahead");
-                        self.is_full = true;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
+/// The thread and how far it got.
+struct Zeroer {
+    jobs: Option<SyncSender<Range<u64>>>,
+    state: Arc<State>,
+    /// A range was handed over and its result was not taken yet.
+    is_asked: bool,
+    handle: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Work {
+    /// End of the last piece that was written and synced.
+    end: u64,
+    /// The range is done, or failed.
+    finished: Option<Result<(), Error>>,
+    /// The writer is gone.
+    is_stopped: bool,
 }
 
 impl Zeroer {
     fn start(segments: Arc<Segments>) -> Result<Self, Error> {
         let (jobs, todo) = sync_channel::<Range<u64>>(1);
-        let (results, done) = sync_channel(1);
-        let name = format!("{}-zeros", segments.kind());
+        let state = Arc::new(State::default());
+        let (shared, name) = (state.clone(), format!("{}-zeros", segments.kind()));
         let dir = segments.dir().to_owned();
         let work = move || {
+            let shared = FinishOnDrop {
+                state: shared,
+                dir: segments.dir().to_owned(),
+            };
             for range in todo {
-                let end = range.end;
-                if results.send(zero(&segments, range).map(|()| end)).is_err() {
-                    return;
-                }
+                let done = zero(&segments, range, |end| shared.state.reach(end));
+                shared.state.update(|work| work.finished = Some(done));
             }
         };
         let handle = std::thread::Builder::new().name(name).spawn(work);
         let handle = handle.doing("start a thread for", &dir)?;
         Ok(Self {
             jobs: Some(jobs),
-            done,
-            busy: false,
+            state,
+            is_asked: false,
             handle: Some(handle),
         })
     }
 
     fn ask(&mut self, range: Range<u64>) {
-        // A thread that is gone is noticed by the next collect; the writer then zeroes itself.
-        self.busy = self
+        self.state.update(|work| {
+            *work = Work {
+                end: range.start,
+                ..Work::default()
+            }
+        });
+        // A thread that is gone leaves the zeroing to the writer.
+        self.is_asked = self
             .jobs
             .as_ref()
             .is_some_and(|jobs| jobs.try_send(range).is_ok());
+    }
+
+    /// How far the zeros reach, at least `end`, and the result once the whole range is done.
+    /// Waits while they do not reach `needed`.
+    fn progress(&mut self, end: u64, needed: u64) -> (u64, Option<Result<(), Error>>) {
+        let lacks = |work: &mut Work| work.finished.is_none() && work.end < needed;
+        let work = self
+            .state
+            .work
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let work = self.state.changed.wait_while(work, lacks);
+        let mut work = work.unwrap_or_else(PoisonError::into_inner);
+        let finished = work.finished.take();
+        self.is_asked = finished.is_none();
+        (end.max(work.end), finished)
+    }
+}
+
+/// Lets nobody wait for a thread that is gone.
+struct FinishOnDrop {
+    state: Arc<State>,
+    dir: PathBuf,
+}
+
+impl Drop for FinishOnDrop {
+    fn drop(&mut self) {
+        let gone = io::Error::other("the thread that writes zeros ahead is gone");
+        let gone = Error::io("write zeros in", &self.dir, gone);
+        self.state.update(|work| {
+            work.finished.get_or_insert(Err(gone));
+        });
+    }
+}
+
+impl State {
+    /// Notes how far the zeros reach; says whether to go on.
+    fn reach(&self, end: u64) -> bool {
+        self.update(|work| {
+            work.end = end;
+            !work.is_stopped
+        })
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Work) -> T) -> T {
+        let changed = change(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+        changed
     }
 }
 
 impl Drop for Zeroer {
     fn drop(&mut self) {
         self.jobs = None;
+        self.state.update(|work| work.is_stopped = true);
         if let Some(handle) = self.handle.take()
             && handle.join().is_err()
         {
@@ -171,7 +238,11 @@ impl Drop for Zeroer {
 /// Writes and syncs zeros through handles of its own: a failed sync is reported once per handle,
 /// and the writer must not miss one that concerns its data. In pieces, because a sync of the
 /// writer's flushes whatever zeros are dirty by then.
-fn zero(segments: &Segments, range: Range<u64>) -> Result<(), Error> {
+fn zero(
+    segments: &Segments,
+    range: Range<u64>,
+    mut goes_on_after: impl FnMut(u64) -> bool,
+) -> Result<(), Error> {
     for (base, part) in segments.split(range) {
         segments.file_or_create(base)?;
         let own = segments.open_again(base)?;
@@ -181,6 +252,9 @@ fn zero(segments: &Segments, range: Range<u64>) -> Result<(), Error> {
             segments.write_zeros(begin..end, |_, _| {})?;
             own.sync_data()
                 .doing_for_good("sync", &segments.path_of(base))?;
+            if !goes_on_after(end) {
+                return Ok(());
+            }
             begin = end;
         }
     }

@@ -268,7 +268,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::realtime::message_log::tests::{log_of, unhex};
+    use crate::format::tests::unhex;
+    use crate::realtime::message_log::tests::log_of;
 
     fn key() -> ConsumerKey {
         ConsumerKey {

@@ -57,6 +57,9 @@ impl StoreWriter {
         placed: &mut Vec<Placed>,
     ) -> Result<(), AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
+        if messages.is_empty() {
+            return Ok(());
+        }
         let kept = placed.len();
         let unpublished = self.unpublished.len();
         let appended = self.try_append_messages(messages, placed);
@@ -181,6 +184,9 @@ impl StoreWriter {
     /// As [`Self::append_messages`].
     pub fn append_actions(&mut self, actions: &[Action]) -> Result<(), AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
+        if actions.is_empty() {
+            return Ok(());
+        }
         self.action_buffer.clear();
         let appended = self.try_append_actions(actions);
         if appended.is_ok() {

@@ -1,5 +1,6 @@
 //! The folder of a store: taking its lock, creating what is missing, refusing what is foreign.
 
+use std::io;
 use std::path::Path;
 
 use crate::config::StoreConfig;
@@ -112,12 +113,21 @@ fn sync_ancestors(fs: &dyn FileSystem, root: &Path) -> Result<(), Error> {
             dir
         };
         match fs.sync_dir(dir) {
-            // Who may not look into a folder has not created anything in it.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            // A folder that may not be opened or cannot be synced is not one of ours to make
+            // durable.
+            Err(error) if is_not_ours(&error) => {}
             synced => synced.doing("sync folder", dir)?,
         }
     }
     Ok(())
+}
+
+fn is_not_ours(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(
+        error.kind(),
+        InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported
+    )
 }
 
 /// Removes files that a crash left incomplete.
@@ -140,7 +150,7 @@ pub(crate) fn mark(fs: &dyn FileSystem, root: &Path, name: &str) -> Result<bool,
             fs.sync_dir(root).doing("sync folder", root)?;
             Ok(true)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs.open(&path, OpenMode::Create).doing("create", &path)?;
             fs.sync_dir(root).doing("sync folder", root)?;
             Ok(false)

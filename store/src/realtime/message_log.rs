@@ -233,6 +233,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::tests::unhex;
     use crate::fs::FileSystem;
     use crate::fs::faulty::FaultyFs;
     use crate::log::segment::Segments;
@@ -241,12 +242,6 @@ pub(crate) mod tests {
         6f726465722e6368616e676564 0000000050880ea0 0000004f \
         00 0000018bcfe56800 0000018bcfe56800 000d 6f726465722e6368616e676564 0004 69642d30 00000025 \
         000e 716d715f63726561746554696d65 000d 31373030303030303030303030 0001 6b 0001 76";
-
-    pub(crate) fn unhex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
-        digits.chunks(2).map(|pair| byte(pair).unwrap()).collect()
-    }
 
     /// Puts `bytes` at the start of a log with large segments.
     pub(crate) fn log_of(kind: LogKind, bytes: &[u8]) -> Segments {

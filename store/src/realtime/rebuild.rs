@@ -79,6 +79,19 @@ impl Messages {
             };
             Err((damage, 1))
         };
+        let lost = |range: Range<u64>, kind| {
+            let records = (range.end - range.start).div_ceil(RECORD_BYTES_MIN);
+            let records = i64::try_from(records).unwrap_or(i64::MAX);
+            Err((
+                Damage {
+                    log: LogKind::Message,
+                    range,
+                    kind,
+                    message: None,
+                },
+                records,
+            ))
+        };
         let (range, item, is_trusted) = match found {
             Found::Record {
                 range,
@@ -92,20 +105,8 @@ impl Messages {
                 let message = self.quarantine(&range, &item);
                 return damage(range, DamageKind::Record, message);
             }
-            Found::Damage { range, item: None } => {
-                let records = (range.end - range.start).div_ceil(RECORD_BYTES_MIN);
-                let records = i64::try_from(records).unwrap_or(i64::MAX);
-                let kind = DamageKind::Record;
-                return Err((
-                    Damage {
-                        log: LogKind::Message,
-                        range,
-                        kind,
-                        message: None,
-                    },
-                    records,
-                ));
-            }
+            Found::Damage { range, item: None } => return lost(range, DamageKind::Record),
+            Found::Missing { range } => return lost(range, DamageKind::Missing),
         };
         let Ok(subject) = Subject::new(&item.subject) else {
             return damage(range, DamageKind::Record, None);
@@ -247,6 +248,7 @@ impl Actions {
                 }
                 Found::Record { range, .. } => (range, DamageKind::Untrusted),
                 Found::Damage { range, .. } => (range, DamageKind::Record),
+                Found::Missing { range } => (range, DamageKind::Missing),
             };
             actions.is_damaged = true;
             actions.settled.clear();

@@ -81,6 +81,8 @@ pub struct Damage {
 pub enum DamageKind {
     /// They do not match the checksum kept of them. Records in them may still be readable.
     Checksum,
+    /// Their segment file is not there.
+    Missing,
     /// They are no record, or a broken one: not readable.
     Record,
     /// A record that can be read, but not be trusted: its checksum speaks against it.

@@ -67,13 +67,13 @@ impl StoreWriter {
     /// Time until an idle record is written; `None` when there is nothing to state.
     fn idle_in(&self, now: UnixMillis) -> Option<Duration> {
         let is_news = self.stated != self.durable();
-        is_news.then(|| IDLE_AFTER.saturating_sub(now.since(self.busy_at)))
+        is_news.then(|| flush::left(IDLE_AFTER, self.busy_at, now))
     }
 
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
         let positions = [self.messages.written(), self.actions.written()];
         let is_changed = self.checkpoint_positions != positions;
-        is_changed.then(|| CHECKPOINT_INTERVAL.saturating_sub(now.since(self.checkpoint_at)))
+        is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
     }
 
     /// Writes an idle record that states the durable positions, durably.

@@ -1,11 +1,13 @@
 //! Rot in front of the durable end: reported, never cut, and as little as possible is lost.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use qmq_store::fs::FileSystem;
 use qmq_store::{
-    Action, Damage, DamageKind, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
+    Action, Damage, DamageKind, Error, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
+    SubjectId,
 };
 use rand::Rng;
 
@@ -13,7 +15,7 @@ use crate::groups::Groups;
 use crate::power_cut::{fail, first_seed};
 use crate::world::{End, Trouble, World, read_all, root, segment};
 
-fn for_seeds(count: u64, run: impl Fn(&mut World) -> Result<(), Trouble>) {
+fn for_seeds(count: u64, mut run: impl FnMut(&mut World) -> Result<(), Trouble>) {
     let first = first_seed();
     for seed in first..first + count {
         let mut world = World::new(seed, FlushMode::Sync);
@@ -366,4 +368,106 @@ fn untrusted_headers_are_told_apart() {
     check_all_but(&world, &opened, hit)
         .map_err(|trouble| trouble.to_string())
         .unwrap();
+}
+
+#[test]
+fn without_its_segments_a_log_is_all_damage() {
+    let mut world = World::new(11, FlushMode::Sync);
+    world
+        .open(End::Close)
+        .and_then(|()| world.load(60))
+        .map_err(|t| t.to_string())
+        .unwrap();
+    world
+        .end(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    let dir = root().join("messagelog");
+    for entry in world.fs.list(&dir).unwrap() {
+        world.fs.remove(&dir.join(entry.name)).unwrap();
+    }
+    let opened = open(&world);
+    let missing = opened
+        .report
+        .damages
+        .iter()
+        .filter(|d| d.kind == DamageKind::Missing);
+    let missing: u64 = missing
+        .map(|damage| damage.range.end - damage.range.start)
+        .sum();
+    assert_eq!(missing, opened.report.messages.end);
+    assert!(missing > 0);
+}
+
+/// Paths and lengths of all files of the store.
+fn files(world: &World) -> Vec<(PathBuf, u64)> {
+    let folders = ["", "messagelog", "actionlog", "checkpoint"].map(|name| root().join(name));
+    let paths = folders.iter().flat_map(|dir| {
+        let entries = world.fs.list(dir).unwrap().into_iter();
+        entries
+            .filter(|entry| !entry.is_dir)
+            .map(|entry| dir.join(entry.name))
+    });
+    let sized = paths.map(|path| {
+        let len = world.fs.peek(&path).unwrap().len() as u64;
+        (path, len)
+    });
+    sized.filter(|(_, len)| *len > 0).collect()
+}
+
+#[test]
+fn rot_anywhere_never_stops_the_process() {
+    let (mut opened, mut refused) = (0, 0);
+    for_seeds(250, |world| {
+        world.open(End::Close)?;
+        world.load(60)?;
+        let end = [End::Close, End::Kill, End::PowerCut][world.rng.random_range(0..3)];
+        world.end(end)?;
+        let files = files(world);
+        for _ in 0..world.rng.random_range(1..30) {
+            let (path, len) = &files[world.rng.random_range(0..files.len())];
+            let (at, mask) = (
+                world.rng.random_range(0..*len),
+                world.rng.random_range(1..=255),
+            );
+            assert!(world.fs.rot(path, at, mask));
+        }
+        for _ in 0..2 {
+            match world.try_open() {
+                Ok(mut store) => {
+                    opened += 1;
+                    read_what_can_be_read(&store);
+                    store.writer.checkpoint().unwrap();
+                    store.writer.close().unwrap();
+                }
+                Err(Error::Corrupt { .. } | Error::NoCommitRecord { .. }) => {
+                    refused += 1;
+                    world.fs.kill();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Ok(())
+    });
+    assert!(
+        opened > 100 && refused > 10,
+        "{opened} opened, {refused} refused"
+    );
+}
+
+fn read_what_can_be_read(store: &Opened) {
+    let reader = &store.reader;
+    for id in (0..)
+        .map(SubjectId)
+        .take_while(|id| reader.name(*id).is_some())
+    {
+        let mut located = Vec::new();
+        reader.locate(id, reader.bounds(id), usize::MAX, usize::MAX, &mut located);
+        for at in &located {
+            // An error is an answer too; the CRC says which.
+            if let Ok(payload) = reader.read(at) {
+                assert!(!payload.is_empty());
+            }
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use qmq_store::FlushMode;
+use qmq_model::UnixMillis;
+use qmq_store::{FlushMode, SyncNeeds};
 use rand::Rng;
 
 use crate::power_cut::{fail, first_seed};
@@ -37,6 +38,30 @@ fn run(flush: FlushMode) {
             fail(seed, &trouble);
         }
     }
+}
+
+#[test]
+fn nothing_is_nothing() {
+    let mut world = World::new(1, FlushMode::Sync);
+    world
+        .open(End::Close)
+        .map_err(|trouble| trouble.to_string())
+        .unwrap();
+    let writer = world.writer();
+    writer.append_messages(&[], &mut Vec::new()).unwrap();
+    writer.append_actions(&[]).unwrap();
+    let mut published = Vec::new();
+    writer
+        .commit(
+            SyncNeeds {
+                messages: true,
+                actions: true,
+            },
+            &mut published,
+        )
+        .unwrap();
+    assert_eq!(published, []);
+    assert_eq!(writer.tick(UnixMillis(i64::MAX)).unwrap(), None);
 }
 
 #[test]
