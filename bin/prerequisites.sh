@@ -31,7 +31,8 @@ have_rust() {
 
 # Whether cargo can check format and lints; a cargo of a distribution may come without.
 have_lints() {
-    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1
+    # In the project: elsewhere rustup may have no toolchain to run.
+    (cd -- "$QMQ_SOURCE" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1
 }
 
 # Whether there is a compiler (javac, not only java) of at least version 17.
@@ -86,7 +87,8 @@ install_rust() {
     if ! have rustup; then
         echo "installing with rustup-init: rustup, to ${CARGO_HOME:-$HOME/.cargo}"
         curl --proto '=https' --tlsv1.2 -sSf --retry 3 "$RUSTUP_INIT_URL" |
-            RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y -q --no-modify-path --profile minimal --default-toolchain none
+            RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y -q --no-modify-path --profile minimal --default-toolchain none ||
+            return
         hash -r
     fi
     echo "installing with rustup: the toolchain of rust-toolchain.toml"
@@ -101,12 +103,12 @@ install_missing() {
     [[ ${#wanted[@]} -gt 0 ]] || return 0
     echo "missing: ${wanted[*]}"
     if have apt-get; then
-        as_root apt-get -q -o DPkg::Lock::Timeout=600 update
+        as_root apt-get -q -o DPkg::Lock::Timeout=600 update || return
         for thing in "${wanted[@]}"; do
             # shellcheck disable=SC2207 # names of packages have no spaces
             packages+=($(packages_of "$thing"))
         done
-        [[ ${#packages[@]} -eq 0 ]] || apt_install "${packages[@]}"
+        [[ ${#packages[@]} -eq 0 ]] || apt_install "${packages[@]}" || return
     fi
     for thing in "${wanted[@]}"; do
         case $thing in
@@ -124,10 +126,11 @@ need() {
     if have flock; then
         exec 8>"$lock"
         flock -w "$INSTALL_SECONDS_MAX" 8 || fail "another installation does not end"
-        install_missing "$@" 8>&-
+        # What failed is named below.
+        install_missing "$@" 8>&- || true
         exec 8>&-
     else
-        install_missing "$@"
+        install_missing "$@" || true
     fi
     hash -r
     for thing in "$@"; do

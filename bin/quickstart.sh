@@ -63,13 +63,14 @@ reserve_port() {
 
 say "what is needed"
 need curl cc rust
-echo "all there: $(cargo --version)"
+echo "all there: $(cd -- "$QMQ_SOURCE" && cargo --version)"
 
 if [[ -z ${QMQ_BIN_DIR:-} ]]; then
     say "build"
     build_programs
 fi
 find_program qmq-tools
+cd -- "$QMQ_SOURCE"
 
 say "a folder of its own"
 mkdir -p -- "$QMQ_SOURCE/data"
@@ -154,7 +155,6 @@ trap failed EXIT
 trap 'exit 130' INT TERM
 
 say "start a metaserver (SQLite) and a broker"
-cd -- "$QMQ_SOURCE"
 run export "QMQ_HOME=$QMQ_HOME" "QMQ_BIN_DIR=$QMQ_BIN_DIR"
 run bin/metaserver.sh start
 run bin/tools.sh AddBroker "--metaserver=$metaserver" "--token=$TOKEN" --brokerGroup=group1 --role=0 \
