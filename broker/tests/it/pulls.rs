@@ -230,3 +230,34 @@ async fn an_undecodable_pull_is_answered_with_51() {
         .unwrap();
     assert_eq!(reply.header.code, 51);
 }
+
+/// A message arrives at the very moment a consumer looks and finds nothing, again and again: each
+/// must wake it. The next one is sent only after the last one came, so one lost wake-up stops all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_wake_up_is_lost() {
+    const ROUNDS: i64 = 500;
+    let broker = TestBroker::start().await;
+    broker.pull(Pull::new("a.b", "g", "c")).await;
+    let consumer = broker.connect().await;
+    let (came, mut arrivals) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for last in -1..ROUNDS - 1 {
+            let waiting = Pull {
+                last,
+                timeout: 60_000,
+                ..Pull::new("a.b", "g", "c")
+            };
+            came.send(pull_on(&consumer, waiting).await).await.unwrap();
+        }
+    });
+    for round in 0..ROUNDS {
+        let id = round.to_string();
+        broker.store("a.b", &[&id]).await;
+        let patience = std::time::Duration::from_secs(20);
+        let reply = tokio::time::timeout(patience, arrivals.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(reply, Reply::messages(round, &[&id]));
+    }
+}
