@@ -143,7 +143,8 @@ impl World {
             0..350 => self.send(),
             350..650 => self.pull(None).map(drop),
             650..850 => self.ack(None),
-            850..870 => self.ack_nonsense(),
+            850..860 => self.keep_alive(),
+            860..870 => self.ack_nonsense(),
             870..940 => self.flush(),
             940..960 => self.restart_client(),
             960..984 => self.tick(),
@@ -258,6 +259,15 @@ impl World {
         self.promises
             .confirmed(who.0, confirmed.into_iter().map(|(_, sequence)| sequence));
         client.forget(prefix.len());
+        Ok(())
+    }
+
+    fn keep_alive(&mut self) -> Result<(), Broken> {
+        let who = self.some_consumer();
+        let now = self.clock.now();
+        if let Some(live) = &mut self.live {
+            live.keep_alive(who, now);
+        }
         Ok(())
     }
 

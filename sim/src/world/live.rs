@@ -151,6 +151,13 @@ impl Live {
         Ok(confirmed)
     }
 
+    /// A sign of life: it confirms nothing.
+    pub(super) fn keep_alive(&mut self, who: ConsumerKey, now: UnixMillis) {
+        if let Some(rules) = self.groups.get_mut(&who.0) {
+            rules.keep_alive(&consumer(who.1), now);
+        }
+    }
+
     pub(super) fn next_pull(&self, who: ConsumerKey) -> i64 {
         let next = self
             .groups
