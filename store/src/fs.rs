@@ -262,7 +262,13 @@ pub(crate) fn replace_file(
 ) -> Result<(), Error> {
     let path = dir.join(name);
     let tmp = dir.join(format!("{name}{TMP_SUFFIX}"));
-    write_new(fs, &tmp, bytes)?;
+    if let Err(error) = write_new(fs, &tmp, bytes) {
+        // On a full disk every byte counts; what cannot be removed goes with the next start.
+        if let Err(error) = fs.remove(&tmp) {
+            tracing::warn!(path = %tmp.display(), %error, "incomplete file stays");
+        }
+        return Err(error);
+    }
     fs.rename(&tmp, &path).doing("rename to", &path)?;
     fs.sync_dir(dir).doing("sync folder", dir)
 }

@@ -333,8 +333,11 @@ fn rebuild(
     let mut replayed = Actions::replay(&segments, range, &mut verifier, checkpoint, report)?;
     actions.finish(&mut verifier, report)?;
 
-    let is_certain =
-        report.was_clean && !replayed.is_damaged && report.checkpoints_damaged.is_empty();
+    let has_state = report.is_created || checkpoint.is_some();
+    let is_certain = report.was_clean
+        && has_state
+        && !replayed.is_damaged
+        && report.checkpoints_damaged.is_empty();
     if !is_certain {
         replayed.progress.raise_pull_sequences(PULL_SEQUENCE_JUMP);
         report.pull_sequences_raised = true;

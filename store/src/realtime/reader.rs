@@ -130,7 +130,8 @@ impl StoreReader {
         MessageSequence(bounds.start)..MessageSequence(bounds.end)
     }
 
-    /// Appends the positions of the visible messages in `range` to `out`, ascending. Void and
+    /// Appends the positions of the visible messages in `range` to `out`, ascending; a range that
+    /// begins below 0 begins at 0. Void and
     /// quarantined sequences are left out and counted. Stops at `count_max`, or before the records
     /// together exceed `bytes_max` bytes; one is given even if it is larger.
     pub fn locate(
@@ -141,7 +142,7 @@ impl StoreReader {
         bytes_max: usize,
         out: &mut Vec<Located>,
     ) -> Skipped {
-        let range = range.start.0..range.end.0;
+        let range = range.start.0.max(0)..range.end.0;
         self.shared.index.locate(
             id,
             &range,

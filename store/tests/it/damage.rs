@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qmq_store::fs::FileSystem;
+use qmq_store::fs::{FileSystem, OpenMode};
 use qmq_store::{
     Action, Damage, DamageKind, Error, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
     SubjectId,
@@ -268,6 +268,22 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn lost_checkpoints_are_an_unclean_stop() {
+    for_seeds(20, |world| {
+        world.open(End::Close)?;
+        world.load(40)?;
+        world.end(End::Close)?;
+        let dir = root().join("checkpoint");
+        for entry in world.fs.list(&dir).unwrap() {
+            world.fs.remove(&dir.join(entry.name)).unwrap();
+        }
+        world.open(End::Close)?;
+        assert!(world.report.pull_sequences_raised);
+        Ok(())
+    });
+}
+
+#[test]
 fn what_is_cut_is_saved_aside() {
     let mut seen = 0;
     let first = first_seed();
@@ -470,4 +486,81 @@ fn read_what_can_be_read(store: &Opened) {
             }
         }
     }
+}
+
+#[test]
+fn damage_is_noticed_long_after_its_commit_record_is_gone() {
+    for_seeds(40, |world| {
+        world.open(End::Close)?;
+        world.load(150)?;
+        world.rest()?;
+        world.end(End::Kill)?;
+        let messages = world.fresh_messages();
+        let ranges: Vec<_> = messages.iter().map(|message| message.range()).collect();
+        let hit = world.rng.random_range(0..ranges.len());
+        // The time: nothing in the record itself speaks against a wrong one.
+        let offset = ranges[hit].start + world.rng.random_range(5..13);
+        rot(world, LogKind::Message, offset);
+        let opened = open(world);
+        assert!(
+            covers(&opened.report.damages, LogKind::Message, offset),
+            "{hit} not reported"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interrupted_cut_keeps_what_it_saved() {
+    let first = first_seed();
+    for seed in first..first + 8 {
+        let calls = (0..200).find(|calls| interrupt_cut(seed, *calls));
+        assert!(calls.is_some(), "opening takes more than 200 calls");
+    }
+}
+
+/// Cuts the power during the `calls`-th call of a recovery that has something to cut off. Says
+/// whether recovery was done before.
+fn interrupt_cut(seed: u64, calls: u64) -> bool {
+    let mut world = World::new(seed, FlushMode::Sync);
+    let begin = live_and_close(&mut world).unwrap_or_else(|trouble| panic!("{trouble}"));
+    let (path, at) = segment(LogKind::Message, world.config.message_segment_bytes, begin);
+    // Something durable behind the end that no commit record knows.
+    let room = world.config.message_segment_bytes - at;
+    let stray = vec![7; usize::try_from(room.min(1000)).unwrap()];
+    let file = world.fs.open(&path, OpenMode::Create).unwrap();
+    file.write_at(&stray, at).unwrap();
+    file.sync_data().unwrap();
+    let dir = root().join("messagelog");
+    world.fs.sync_dir(&dir).unwrap();
+    world.fs.cut_after(calls);
+    drop(world.try_open());
+    let is_done = !world.fs.power_is_off();
+    world.cut_power();
+    drop(open(&world));
+    let names = world
+        .fs
+        .list(&dir)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name);
+    let mut saved = names.filter(|name| name.starts_with(".cut."));
+    let is_kept = saved.any(|name| world.fs.peek(&dir.join(name)).unwrap() == stray);
+    assert!(is_kept, "QMQ_SEED={seed}: interrupted after {calls} calls");
+    let left = world.fs.peek(&path).unwrap();
+    assert!(
+        left[usize::try_from(at).unwrap()..]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    is_done
+}
+
+/// Leaves a closed store; returns the end of its messagelog.
+fn live_and_close(world: &mut World) -> Result<u64, Trouble> {
+    world.open(End::Close)?;
+    world.load(10)?;
+    let end = world.store().reader.positions(LogKind::Message).written;
+    world.end(End::Close)?;
+    Ok(end)
 }

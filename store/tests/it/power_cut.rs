@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use qmq_store::FlushMode;
+use qmq_store::{Background, FlushMode};
 use rand::Rng;
 
 use crate::world::{End, Trouble, World};
@@ -86,6 +86,27 @@ fn run(flush: FlushMode) {
             Err(trouble) => fail(seed, &trouble),
         }
         seed += 1;
+    }
+}
+
+/// With helper threads the order of calls varies, so a seed may not show it again; the promises
+/// are the same.
+#[test]
+fn nothing_acknowledged_is_lost_with_helper_threads() {
+    let first = first_seed();
+    for seed in first..first + 10 {
+        for flush in [
+            FlushMode::Sync,
+            FlushMode::Async {
+                interval: Duration::from_millis(500),
+            },
+        ] {
+            let mut world = World::new(seed, flush);
+            world.config.background = Background::Threads;
+            if let Err(trouble) = survive(&mut world, CUTS_PER_WORLD) {
+                fail(seed, &trouble);
+            }
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qmq_model::{MessageSequence, Subject, SystemClock};
 use qmq_store::{
-    Error, FlushMode, LogKind, NewMessage, Opened, RealFs, RealtimeStore, StoreConfig, SyncNeeds,
+    Error, FlushMode, LogKind, NewMessage, Opened, RealFs, RealtimeStore, StoreConfig, StoreReader,
+    StoreWriter, SyncNeeds,
 };
 
 const ASYNC: FlushMode = FlushMode::Async {
@@ -103,6 +104,15 @@ fn survives_reopening_in_sync_mode() {
 #[test]
 fn survives_reopening_in_async_mode() {
     survives_reopening(ASYNC);
+}
+
+#[test]
+fn halves_can_be_sent_to_threads() {
+    fn is_send<T: Send + 'static>() {}
+    fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    is_send::<StoreWriter>();
+    is_send::<Opened>();
+    is_shared::<StoreReader>();
 }
 
 #[test]
