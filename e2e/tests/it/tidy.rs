@@ -177,6 +177,34 @@ fn links_of_the_documents_lead_somewhere() {
     }
 }
 
+/// `docs/traps.md` names the test of each trap, such as `model::names::refuses_names_that_hurt_others`.
+#[test]
+fn tests_named_in_the_list_of_traps_exist() {
+    let texts = repository::texts().unwrap();
+    let traps = texts.iter().find(|(path, _)| path == "docs/traps.md");
+    let (_, traps) = traps.expect("the list of traps is there");
+    let folders: Vec<&str> = LAYERS.iter().map(|(folder, _)| *folder).collect();
+    let mut named = 0;
+    for name in traps.split('`').skip(1).step_by(2) {
+        let Some((folder, _)) = name.split_once("::") else {
+            continue;
+        };
+        let Some((_, test)) = name.rsplit_once("::") else {
+            continue;
+        };
+        if !folders.contains(&folder) || name.contains(' ') {
+            continue;
+        }
+        named += 1;
+        let (folder, head) = (format!("{folder}/"), format!("fn {test}("));
+        let exists = texts.iter().any(|(path, text)| {
+            path.starts_with(&folder) && path.ends_with(".rs") && text.contains(&head)
+        });
+        assert!(exists, "docs/traps.md names {name}, which is not there");
+    }
+    assert!(named > 50, "only {named} tests are named");
+}
+
 #[test]
 fn notices_what_it_looks_for() {
     let manifest = "[package]\nname = \"qmq-x\"\n[dependencies]\nqmq-store.workspace = true\n\
