@@ -120,8 +120,9 @@ fn stops_in_order_at_a_signal() {
     ];
     let mut child = metaserver(&folder, &arguments).spawn().unwrap();
     wait_for_file(&ports, &mut child);
-    let killed = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
+    // The shell's own `kill`: not every machine has a program of that name.
+    let killed = Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", child.id())])
         .status()
         .unwrap();
     assert!(killed.success());
