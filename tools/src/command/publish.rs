@@ -1,5 +1,7 @@
 //! `pub`: sends messages and waits for their confirmations.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -83,7 +85,20 @@ impl Publish {
                 break;
             }
             let (producer, message) = (producer.clone(), self.message(&producer, number));
-            sends.spawn(async move { producer.send(message).await });
+            let mut send = Box::pin(async move { producer.send(message).await });
+            if number == 0 {
+                // Alone, so that those behind it find the route known.
+                tally.add(Some(Ok(send.await)));
+                continue;
+            }
+            // Polled in turn, so that messages queue up in the order of their numbers.
+            let first = poll_fn(|context| Poll::Ready(Future::poll(send.as_mut(), context))).await;
+            match first {
+                Poll::Ready(result) => tally.add(Some(Ok(result))),
+                Poll::Pending => {
+                    sends.spawn(send);
+                }
+            }
         }
         while !sends.is_empty() {
             tally.add(sends.join_next().await);

@@ -36,7 +36,12 @@ fn what_is_published_is_printed_by_sub_and_acked() {
         "{output:?}"
     );
     let sent = messages(&cluster);
-    assert_eq!(sent.len(), 30);
+    let numbers: Vec<_> = sent
+        .iter()
+        .filter_map(|message| message.property("number"))
+        .collect();
+    let expected: Vec<_> = (0..30).map(|number| number.to_string()).collect();
+    assert_eq!(numbers, expected, "one broker gets them in order");
     for message in &sent {
         assert_eq!(message.property("body"), Some("hello, 订单"));
         assert_eq!(message.property("colour"), Some("red"));
