@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use qmq_model::Clock;
+use qmq_model::{Clock, Subject};
 use qmq_protocol::ResultCode;
 use qmq_remoting::Responder;
+use qmq_store::StoreReader;
 use tokio::sync::Semaphore;
 
+use crate::config::BrokerConfig;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::shard::Shards;
@@ -28,31 +30,45 @@ pub struct Broker {
     pub metrics: Arc<Metrics>,
     /// Largest payload taken, bytes.
     pub message_bytes_max: usize,
+    /// Knows the subjects.
+    pub reader: StoreReader,
+    /// Subjects that messages are taken for.
+    pub subjects_max: usize,
     writable: Arc<AtomicBool>,
     held: Arc<Semaphore>,
 }
 
 impl Broker {
-    /// A broker that takes messages while `writable` says so.
+    /// The broker of a store that `reader` reads; it takes messages while `writable` says so.
     #[must_use]
     pub fn new(
+        config: &BrokerConfig,
+        reader: StoreReader,
         inbox: Arc<Inbox>,
         shards: Shards,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
-        message_bytes_max: usize,
         writable: Arc<AtomicBool>,
     ) -> Self {
-        let held = Arc::new(Semaphore::new(HELD_ANSWERS_MAX));
         Self {
             inbox,
             shards,
             clock,
             metrics,
-            message_bytes_max,
+            message_bytes_max: config.message_bytes_max,
+            reader,
+            subjects_max: config.subjects_max,
             writable,
-            held,
+            held: Arc::new(Semaphore::new(HELD_ANSWERS_MAX)),
         }
+    }
+
+    /// Whether messages of `subject` are taken. Requests under way may pass the bound together:
+    /// it keeps memory in check, it is no quota.
+    #[must_use]
+    pub fn has_room_for(&self, subject: &Subject) -> bool {
+        self.reader.subject_count() < self.subjects_max
+            || self.reader.subject(subject.as_str()).is_some()
     }
 
     /// Whether messages are taken: the broker is online and not stopping.

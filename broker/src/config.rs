@@ -31,6 +31,9 @@ pub struct BrokerConfig {
     /// `pull.reply.bytes.max`: size of one pull reply; a single larger message still goes out.
     /// Unit: bytes. Default: 4 MiB.
     pub reply_bytes_max: usize,
+    /// `subjects.max`: subjects that messages are taken for; each costs some hundred bytes of
+    /// memory for ever. Messages for further ones are refused. Default: 1 000 000.
+    pub subjects_max: usize,
     /// `server.connections.max`: clients connected at a time. Default: 20 000.
     pub connections_max: usize,
     /// `shutdown.drain.seconds`: how long a stopping broker waits for started requests. Default: 10.
@@ -71,6 +74,7 @@ impl BrokerConfig {
             message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
             unacked_max: settings.number("consumer.unacked.max", 100_000, 100..=1_000_000)?,
             reply_bytes_max: settings.number("pull.reply.bytes.max", 4 << 20, 1024..=(64 << 20))?,
+            subjects_max: settings.number("subjects.max", 1_000_000, 1..=100_000_000)?,
             connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
             drain: Duration::from_secs(settings.number("shutdown.drain.seconds", 10, 0..=600)?),
             ports_file: settings.optional("ports.file")?,

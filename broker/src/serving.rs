@@ -81,12 +81,19 @@ impl Serving {
             ..
         } = around;
         let its_clock = Arc::clone(&clock);
-        let writer = Writer::new(writer, reader, its_inbox, waiting, its_metrics, its_clock);
+        let its_reader = reader.clone();
+        let writer = Writer::new(
+            writer,
+            its_reader,
+            its_inbox,
+            waiting,
+            its_metrics,
+            its_clock,
+        );
         let writer = spawn(writer)?;
         let its_inbox = Arc::clone(&inbox);
         let may_write = Arc::clone(&writable);
-        let bytes_max = config.message_bytes_max;
-        let broker = Broker::new(its_inbox, shards, clock, metrics, bytes_max, may_write);
+        let broker = Broker::new(config, reader, its_inbox, shards, clock, metrics, may_write);
         let served = server.serve(Arc::new(broker), stop_server.clone(), config.drain);
         let server = tokio::spawn(served);
         Ok(Self {

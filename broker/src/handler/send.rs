@@ -119,18 +119,20 @@ fn check_all(request: &SendRequest, broker: &Broker) -> (Vec<NewMessage>, Vec<Re
             .as_ref()
             .filter(|(name, _)| *name == message.payload.subject);
         let subject = match same {
-            Some((_, subject)) => Some(subject.clone()),
-            None => subject_of(message.payload.subject),
+            Some((_, subject)) => Ok(subject.clone()),
+            None => subject_of(message.payload.subject, broker),
         };
-        let Some(subject) = subject else {
-            let message_id = message_id(&message);
-            let result = SendResult::SubjectNotAssigned;
-            refused.push(Refused {
-                message_id,
-                result,
-                remark: "message rejected: illegal subject",
-            });
-            continue;
+        let subject = match subject {
+            Ok(subject) => subject,
+            Err((result, remark)) => {
+                let message_id = message_id(&message);
+                refused.push(Refused {
+                    message_id,
+                    result,
+                    remark,
+                });
+                continue;
+            }
         };
         last = Some((message.payload.subject, subject.clone()));
         // Checked above: the declared checksum is that of the payload.
@@ -158,8 +160,18 @@ fn message_id(message: &SentMessage<'_>) -> Bytes {
         .slice_ref(message.payload.message_id)
 }
 
-fn subject_of(name: &[u8]) -> Option<Subject> {
-    Subject::new(std::str::from_utf8(name).ok()?).ok()
+fn subject_of(name: &[u8], broker: &Broker) -> Result<Subject, (SendResult, &'static str)> {
+    let illegal = (
+        SendResult::SubjectNotAssigned,
+        "message rejected: illegal subject",
+    );
+    let name = std::str::from_utf8(name).map_err(|_| illegal)?;
+    let subject = Subject::new(name).map_err(|_| illegal)?;
+    if broker.has_room_for(&subject) {
+        return Ok(subject);
+    }
+    let remark = "the broker has subjects.max subjects already";
+    Err((SendResult::StoreError, remark))
 }
 
 /// What a broker must not take: it would later be lost by consumers, or stop them.

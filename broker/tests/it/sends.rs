@@ -230,3 +230,16 @@ async fn a_message_over_the_limit_is_refused() {
     );
     assert!(listed[0].2.contains("message.bytes.max"));
 }
+
+#[tokio::test]
+async fn the_number_of_subjects_is_bounded() {
+    let fs = qmq_store::fs::faulty::FaultyFs::new(1);
+    let broker = TestBroker::over(fs, &[("subjects.max", "2")]).await;
+    broker.store("a", &["1"]).await;
+    broker.store("b", &["1"]).await;
+    let listed = failures(&broker.send(&[message("c", "1"), message("a", "2")]).await);
+    assert_eq!((listed.len(), listed[0].1), (1, 6));
+    assert!(listed[0].2.contains("subjects.max"));
+    // Those it has go on.
+    broker.store("b", &["2"]).await;
+}

@@ -51,6 +51,10 @@ impl Subjects {
         self.ids.get(name).copied()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.names.len()
+    }
+
     pub(crate) fn name(&self, id: SubjectId) -> Option<&Subject> {
         self.names.get(id.0 as usize)
     }

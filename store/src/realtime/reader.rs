@@ -111,6 +111,16 @@ impl StoreReader {
             .id(name)
     }
 
+    /// How many subjects were ever stored.
+    #[must_use]
+    pub fn subject_count(&self) -> usize {
+        self.shared
+            .subjects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count()
+    }
+
     /// The name behind a number.
     #[must_use]
     pub fn name(&self, id: SubjectId) -> Option<Subject> {
