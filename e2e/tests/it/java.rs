@@ -15,6 +15,8 @@ const NEWEST: &str = "1.1.43";
 const OLDEST: &str = "1.1.0";
 /// Needs no server: shows that the account of messages notices lost, changed and repeated ones.
 const SABOTAGE_TEST: &str = "TallyTest";
+/// Of each test class, when something failed.
+const OUTPUT_LINES_SHOWN: usize = 100;
 
 #[test]
 fn newest_client_keeps_every_promise() {
@@ -76,6 +78,25 @@ fn maven(version: &str, build: &Path, arguments: &[&str]) {
     let status = command.status().unwrap_or_else(|error| {
         panic!("cannot run mvn: {error}; a JDK from 17 on and Maven are needed")
     });
-    assert!(status.success(), "{command:?} ended with {status}");
+    if !status.success() {
+        show_output(build);
+        panic!("{command:?} ended with {status}");
+    }
     println!("client {version}: {} s", started.elapsed().as_secs());
+}
+
+/// What the client and the tests wrote is kept in files: shows the end of each.
+fn show_output(build: &Path) {
+    let Ok(reports) = std::fs::read_dir(build.join("surefire-reports")) else {
+        return;
+    };
+    for path in reports.map(|entry| entry.unwrap().path()) {
+        if !path.to_string_lossy().ends_with("-output.txt") {
+            continue;
+        }
+        let output = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        let lines: Vec<&str> = output.lines().collect();
+        let tail = lines[lines.len().saturating_sub(OUTPUT_LINES_SHOWN)..].join("\n");
+        eprintln!("end of {}:\n{tail}", path.display());
+    }
 }
