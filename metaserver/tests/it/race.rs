@@ -1,11 +1,13 @@
 //! Two metaservers on one database.
 
+use std::collections::BTreeSet;
+
 use qmq_metaserver::MetaserverConfig;
 use qmq_metaserver::config::RuleValues;
 use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Place, question};
+use crate::node::{Master, Node, Place, question};
 
 const MASTERS: [Master; 6] = [
     master("g0", "10.0.0.1:20881"),
@@ -32,10 +34,8 @@ async fn two_nodes_that_assign_one_subject_agree() {
     for master in MASTERS {
         nodes[0].bring_online(master).await;
     }
-    let warm_up = question("warm.up", ClientType::Producer);
-    for node in &nodes {
-        node.ask_until(warm_up, |answer| answer.groups.len() == 2)
-            .await;
+    for (number, node) in nodes.iter().enumerate() {
+        knows_every_group(node, number).await;
     }
     for round in 0..30 {
         let subject = format!("subject.{round}");
@@ -47,6 +47,23 @@ async fn two_nodes_that_assign_one_subject_agree() {
     }
     for node in nodes {
         node.stop().await;
+    }
+}
+
+/// Waits until this node has assigned each of the six groups to something: one route of two
+/// groups does not show that it has read the other four.
+async fn knows_every_group(node: &Node, number: usize) {
+    let mut seen = BTreeSet::new();
+    let mut round = 0;
+    while seen.len() < MASTERS.len() {
+        let subject = format!("warm.up.{number}.{round}");
+        let answer = node
+            .ask_until(question(&subject, ClientType::Producer), |answer| {
+                !answer.groups.is_empty()
+            })
+            .await;
+        seen.extend(answer.names().into_iter().map(str::to_owned));
+        round += 1;
     }
 }
 
