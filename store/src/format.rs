@@ -176,11 +176,15 @@ impl<'a> Fields<'a> {
         self.array().map(Uuid::from_bytes)
     }
 
+    /// The bytes behind a 16-bit length, which is never negative.
+    pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
+        let len = i16::from_be_bytes(self.array()?);
+        self.bytes(usize::try_from(len).ok()?)
+    }
+
     /// A string with its 16-bit length, which is never negative.
     pub(crate) fn text(&mut self) -> Option<&'a str> {
-        let len = i16::from_be_bytes(self.array()?);
-        let bytes = self.bytes(usize::try_from(len).ok()?)?;
-        std::str::from_utf8(bytes).ok()
+        std::str::from_utf8(self.string()?).ok()
     }
 }
 

@@ -18,6 +18,7 @@ pub mod fs;
 mod identity;
 mod log;
 mod realtime;
+mod tag_mask;
 
 pub use config::{Background, FlushMode, Sabotage, StoreConfig};
 pub use error::{AppendError, Error, ReadError};
@@ -34,3 +35,4 @@ pub use realtime::report::{
 };
 pub use realtime::writer::{StoreWriter, SyncNeeds};
 pub use realtime::{Opened, PULL_SEQUENCE_JUMP, PULL_SEQUENCES_UNSYNCED_MAX, RealtimeStore};
+pub use tag_mask::TagMask;

@@ -14,6 +14,7 @@ use crate::realtime::action_log::{self, Action};
 use crate::realtime::consumer_log::{Located, SubjectId};
 use crate::realtime::message_log::{self, Header};
 use crate::realtime::writer::{StoreWriter, SubjectState};
+use crate::tag_mask::TagMask;
 
 /// Batches are laid out in buffers of at least this size, which readers then share.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -147,11 +148,14 @@ impl StoreWriter {
             crc: message.crc,
         };
         message_log::put_record(&mut self.message_buffer, &header, &message.payload);
+        let tags = TagMask::of_payload(&message.payload).unwrap_or(TagMask::ANY);
         self.unpublished.push(Located {
             subject,
             sequence,
             offset,
             bytes,
+            time,
+            tags,
         });
         Ok(())
     }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
-use qmq_model::{MessageOffset, MessageSequence, Subject};
+use qmq_model::{MessageOffset, MessageSequence, Subject, UnixMillis};
+
+use crate::tag_mask::TagMask;
 
 /// Subjects are spread over this many locks.
 const SHARDS: usize = 64;
@@ -26,6 +28,10 @@ pub struct Located {
     pub offset: MessageOffset,
     /// Bytes of the whole record.
     pub bytes: u32,
+    /// When it was appended, by the clock of the broker.
+    pub time: UnixMillis,
+    /// Which tags it may have.
+    pub tags: TagMask,
 }
 
 /// What a look-up passed over.
@@ -71,21 +77,14 @@ impl Subjects {
     }
 }
 
-/// 12 bytes per message: high and low half of the offset, bytes of the record (0: quarantined).
-type IndexEntry = [u32; 3];
-
-fn pack(offset: MessageOffset, bytes: u32) -> IndexEntry {
-    let [a, b, c, d, e, f, g, h] = offset.0.to_be_bytes();
-    [
-        u32::from_be_bytes([a, b, c, d]),
-        u32::from_be_bytes([e, f, g, h]),
-        bytes,
-    ]
-}
-
-fn unpack(entry: IndexEntry) -> (MessageOffset, u32) {
-    let [high, low, bytes] = entry;
-    (MessageOffset(u64::from(high) << 32 | u64::from(low)), bytes)
+/// What is kept per message, 32 bytes.
+#[derive(Clone, Copy, Debug)]
+struct IndexEntry {
+    offset: MessageOffset,
+    time: UnixMillis,
+    tags: TagMask,
+    /// Bytes of the record; 0: quarantined.
+    bytes: u32,
 }
 
 #[derive(Debug)]
@@ -179,13 +178,24 @@ impl Index {
 
     /// Makes a message visible; sequences of a subject rise.
     pub(crate) fn push(&self, at: &Located) {
-        let entry = pack(at.offset, at.bytes);
+        let entry = IndexEntry {
+            offset: at.offset,
+            time: at.time,
+            tags: at.tags,
+            bytes: at.bytes,
+        };
         self.write(at.subject, |index| index.push(at.sequence.0, entry));
     }
 
     /// Notes that a message is there but damaged.
     pub(crate) fn push_quarantined(&self, id: SubjectId, sequence: i64, offset: MessageOffset) {
-        self.write(id, |index| index.push(sequence, pack(offset, 0)));
+        let entry = IndexEntry {
+            offset,
+            time: UnixMillis(0),
+            tags: TagMask::ANY,
+            bytes: 0,
+        };
+        self.write(id, |index| index.push(sequence, entry));
     }
 
     /// Lets the subject end at `end` at least: the sequences before it are void.
@@ -246,18 +256,18 @@ impl Walk {
             skipped.pass_missing(begin);
             let from = usize::try_from(begin - chunk.first).expect("within the chunk");
             for (entry, sequence) in chunk.entries[from..].iter().zip(begin..range.end) {
-                let (offset, bytes) = unpack(*entry);
-                if bytes == 0 {
+                if entry.bytes == 0 {
                     skipped.quarantined += 1;
-                } else if self.is_full(bytes) {
+                } else if self.is_full(entry.bytes) {
                     return skipped;
                 } else {
-                    let sequence = MessageSequence(sequence);
                     out.push(Located {
                         subject: self.id,
-                        sequence,
-                        offset,
-                        bytes,
+                        sequence: MessageSequence(sequence),
+                        offset: entry.offset,
+                        bytes: entry.bytes,
+                        time: entry.time,
+                        tags: entry.tags,
                     });
                 }
                 skipped.next = MessageSequence(sequence + 1);
@@ -307,6 +317,8 @@ mod tests {
             sequence: MessageSequence(sequence),
             offset,
             bytes: 100,
+            time: UnixMillis(sequence),
+            tags: TagMask(7),
         }
     }
 

@@ -12,6 +12,7 @@ use qmq_model::{MessageSequence, UnixMillis};
 use crate::error::Error;
 use crate::format::{ATTRIBUTE_END, ATTRIBUTE_RECORD, Fields, LogKind, MESSAGE_MAGIC};
 use crate::log::scan::{Examined, Format, Window};
+use crate::tag_mask::{TAGGED_HEAD_BYTES_MAX, TagMask};
 
 /// Bytes of a record beside subject and payload.
 pub(crate) const HEADER_BYTES: u64 = 35;
@@ -20,8 +21,8 @@ pub(crate) const RECORD_BYTES_MIN: u64 =
     HEADER_BYTES + 1 + qmq_model::payload::PAYLOAD_BYTES_MIN as u64;
 /// Bytes up to the subject.
 const FIXED_BYTES: usize = 23;
-/// Bytes of a payload that surely hold its subject.
-const PAYLOAD_HEAD_BYTES: usize = 17 + 2 + NAME_BYTES_MAX;
+/// Bytes of a payload that surely hold its subject, and mostly its tags.
+const PAYLOAD_HEAD_BYTES: usize = 17 + 2 + NAME_BYTES_MAX + 512;
 /// Bytes between subject and payload.
 const CHECK_BYTES: usize = 12;
 
@@ -95,9 +96,11 @@ pub(crate) fn view(record: &[u8]) -> Option<RecordView<'_>> {
 /// What the header of a record in a log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageItem {
+    pub(crate) time: UnixMillis,
     pub(crate) sequence: MessageSequence,
     pub(crate) subject: String,
     pub(crate) payload_subject: PayloadSubject,
+    pub(crate) tags: TagMask,
 }
 
 /// What the payload says about the subject in the header, which has no checksum of its own.
@@ -187,8 +190,8 @@ fn examine_header(window: &mut Window<'_>, offset: u64, limit: u64) -> Result<Op
         // The shortest filler is its header alone.
         return Ok(time.map(|_| Head::Filler));
     }
-    let (Some(ATTRIBUTE_RECORD), Some(sequence), Some(subject_len)) =
-        (attribute, fields.i64(), fields.u16())
+    let (Some(ATTRIBUTE_RECORD), Some(time), Some(sequence), Some(subject_len)) =
+        (attribute, time, fields.i64(), fields.u16())
     else {
         return Ok(None);
     };
@@ -211,11 +214,19 @@ fn examine_header(window: &mut Window<'_>, offset: u64, limit: u64) -> Result<Op
     let payload_at = rest_at + (subject_len + CHECK_BYTES) as u64;
     let payload = window.get(payload_at, PAYLOAD_HEAD_BYTES, offset + length)?;
     let payload_subject = PayloadSubject::of(payload, &subject);
-    let sequence = MessageSequence(sequence);
+    let tags = match TagMask::of_payload(payload) {
+        Some(tags) => tags,
+        None => {
+            let head = window.get(payload_at, TAGGED_HEAD_BYTES_MAX, offset + length)?;
+            TagMask::of_payload(head).unwrap_or(TagMask::ANY)
+        }
+    };
     let item = MessageItem {
-        sequence,
+        time: UnixMillis(time),
+        sequence: MessageSequence(sequence),
         subject,
         payload_subject,
+        tags,
     };
     Ok(Some(Head::Record {
         item,
@@ -318,7 +329,9 @@ pub(crate) mod tests {
             prop_assert_eq!(view.crc, crc32fast::hash(&payload));
             let payload_subject = PayloadSubject::of(&payload, &subject);
             let sequence = MessageSequence(sequence);
-            let item = MessageItem { sequence, subject, payload_subject };
+            let tags = TagMask::of_payload(&payload).unwrap_or(TagMask::ANY);
+            let time = UnixMillis(1_700_000_000_000);
+            let item = MessageItem { time, sequence, subject, payload_subject, tags };
             let length = bytes.len() as u64;
             prop_assert_eq!(examine(&bytes), Examined::Record { length, item });
         }

@@ -128,6 +128,8 @@ impl Messages {
             sequence: item.sequence,
             offset,
             bytes,
+            time: item.time,
+            tags: item.tags,
         });
         Ok(())
     }

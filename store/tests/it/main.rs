@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod groups;
 mod load;
+mod located;
 mod model;
 mod power_cut;
 mod real_files;
