@@ -43,6 +43,9 @@ pub struct Skipped {
     pub quarantined: u64,
     /// First sequence that was not looked at: the end of the range, or where a limit was reached.
     pub next: MessageSequence,
+    /// The look-up stopped at this sequence, which is `next`, because a block of the index is not
+    /// in memory: [`StoreReader::load_index`](crate::StoreReader::load_index) brings it there.
+    pub cold: Option<MessageSequence>,
 }
 
 /// Names of subjects and their numbers.
@@ -334,6 +337,7 @@ mod tests {
             missing,
             quarantined,
             next: MessageSequence(next),
+            cold: None,
         }
     }
 

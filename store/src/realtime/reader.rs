@@ -143,7 +143,8 @@ impl StoreReader {
     /// Appends the positions of the visible messages in `range` to `out`, ascending; a range that
     /// begins below 0 begins at 0. Void and
     /// quarantined sequences are left out and counted. Stops at `count_max`, or before the records
-    /// together exceed `bytes_max` bytes; one is given even if it is larger.
+    /// together exceed `bytes_max` bytes; one is given even if it is larger. Does no IO: stops,
+    /// and says so in [`Skipped::cold`], where a block of the index is not in memory.
     pub fn locate(
         &self,
         id: SubjectId,
@@ -162,6 +163,15 @@ impl StoreReader {
             },
             out,
         )
+    }
+
+    /// Brings into memory what [`Self::locate`] lacks of the index to go on at `sequence`; blocks.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn load_index(&self, _id: SubjectId, _sequence: MessageSequence) -> Result<(), ReadError> {
+        // The whole index is in memory.
+        Ok(())
     }
 
     /// The payload of a message from the recent batches, without IO; `None` when it is older.
