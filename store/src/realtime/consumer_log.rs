@@ -211,6 +211,21 @@ impl Index {
         self.read(id, SubjectIndex::bounds).unwrap_or(0..0)
     }
 
+    /// The first message that was appended at `time` or later; the end when there is none.
+    pub(crate) fn first_since(&self, id: SubjectId, time: UnixMillis) -> i64 {
+        let first = self.read(id, |index| {
+            let mut chunks = index.chunks.iter();
+            // The clock may have been set back, so times need not rise.
+            chunks
+                .find_map(|chunk| {
+                    let at = chunk.entries.iter().position(|entry| entry.time >= time)?;
+                    Some(chunk.first + i64::try_from(at).expect("within the chunk"))
+                })
+                .unwrap_or(index.end)
+        });
+        first.unwrap_or(0)
+    }
+
     /// Appends the positions of the messages in `range` to `out`, within `limits`.
     pub(crate) fn locate(
         &self,
@@ -373,6 +388,22 @@ mod tests {
             (vec![5, 9], skipped(5 + 2 + 2, 1, 12))
         );
         assert_eq!(locate(&index, 7..9, ALL), (vec![], skipped(2, 0, 9)));
+    }
+
+    #[test]
+    fn finds_by_time_although_the_clock_was_set_back() {
+        let index = Index::default();
+        let times = [10, 20, 5, 30];
+        for (sequence, time) in (0..).zip(times) {
+            let time = UnixMillis(time);
+            index.push(&Located {
+                time,
+                ..at(sequence)
+            });
+        }
+        let first = |time| index.first_since(ID, UnixMillis(time));
+        assert_eq!([0, 10, 11, 21, 31].map(first), [0, 0, 1, 3, 4]);
+        assert_eq!(index.first_since(SubjectId(1), UnixMillis(0)), 0);
     }
 
     #[test]

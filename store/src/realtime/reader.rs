@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use qmq_model::{MessageSequence, Subject};
+use qmq_model::{MessageSequence, Subject, UnixMillis};
 
 use crate::error::ReadError;
 use crate::format::LogKind;
@@ -172,6 +172,19 @@ impl StoreReader {
     pub fn load_index(&self, _id: SubjectId, _sequence: MessageSequence) -> Result<(), ReadError> {
         // The whole index is in memory.
         Ok(())
+    }
+
+    /// The first kept message that was appended at `time` or later by the broker's clock; the end
+    /// when there is none. Blocks.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn sequence_at(
+        &self,
+        id: SubjectId,
+        time: UnixMillis,
+    ) -> Result<MessageSequence, ReadError> {
+        Ok(MessageSequence(self.shared.index.first_since(id, time)))
     }
 
     /// The payload of a message from the recent batches, without IO; `None` when it is older.
