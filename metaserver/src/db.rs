@@ -16,17 +16,19 @@ pub mod subject_info;
 pub mod subject_route;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, AnyPool, AssertSqlSafe};
+use tokio::sync::Semaphore;
 
 pub use dialect::{DatabaseUrl, DatabaseUrlError};
 
 use dialect::Dialect;
 
-/// Longest wait for one statement, connection included. Brokers wait 2 s for an answer.
+/// Longest wait for one statement, turn and connection included. Brokers wait 2 s for an answer.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Longest wait for reading a whole table.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +75,8 @@ pub type DbResult<T> = Result<T, DbError>;
 pub struct Db {
     pool: AnyPool,
     dialect: &'static Dialect,
+    /// Turns of statements that write.
+    writers: Arc<Semaphore>,
 }
 
 impl Db {
@@ -88,7 +92,12 @@ impl Db {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(move |connection, _| Box::pin(dialect.prepare(connection)));
         let pool = options.connect(&url.connect_url()).await?;
-        let db = Self { pool, dialect };
+        let writers = Arc::new(Semaphore::new(dialect.writers_max));
+        let db = Self {
+            pool,
+            dialect,
+            writers,
+        };
         migration::run(&db.pool, dialect).await?;
         Ok(db)
     }
@@ -121,9 +130,13 @@ impl Db {
         within(SCAN_TIMEOUT, query.fetch_all(&self.pool)).await
     }
 
-    /// Runs a statement; returns the number of rows it matched.
+    /// Runs a statement that writes, when it is its turn; returns the number of rows it matched.
     async fn execute(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<u64> {
-        Ok(self.run(query.execute(&self.pool)).await?.rows_affected())
+        let result = self.run(async {
+            let _turn = self.writers.acquire().await;
+            query.execute(&self.pool).await
+        });
+        Ok(result.await?.rows_affected())
     }
 
     /// Inserts a row; `false` when a row with the same key exists.

@@ -21,6 +21,8 @@ pub(super) struct Dialect {
     column_ms: (&'static str, &'static str),
     /// Run on each new connection.
     connection_setup: &'static str,
+    /// Statements that may write at the same time; others wait in the order they came.
+    pub(super) writers_max: usize,
     /// How a transaction begins that will write.
     pub(super) begin: &'static str,
     /// In the order of their numbers.
@@ -36,6 +38,9 @@ pub(super) static SQLITE: Dialect = Dialect {
     column_ms: ("", ""),
     connection_setup: "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; \
                        PRAGMA synchronous = FULL;",
+    // It has one writer. Left to itself, it lets connections that wait try again now and then, in
+    // no order: of a hundred new subjects some would be refused.
+    writers_max: 1,
     begin: "BEGIN IMMEDIATE",
     migrations: &[Migration {
         number: 1,

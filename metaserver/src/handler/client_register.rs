@@ -4,6 +4,7 @@
 //! which no group is there yet, gets a task of its own and a bounded wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use qmq_model::BrokerGroup;
 use qmq_model::names::{SubjectKind, check_subject};
@@ -22,6 +23,12 @@ use crate::db::client_meta_info::ClientRow;
 use crate::metrics::ClientLabel;
 use crate::routing::Route;
 use crate::state::State;
+
+/// Pause before a route that could not be written is written again.
+const WRITE_AGAIN: Duration = Duration::from_millis(100);
+/// How much longer a client waits when its route could not be written although the database
+/// answers: with many new subjects at once it is only slow.
+const SLOW_DATABASE_WAIT: Duration = Duration::from_secs(60);
 
 /// Answers at once or starts the task that will.
 pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder) {
@@ -77,21 +84,28 @@ async fn answer_later(
     let mut changes = state.snapshots.changes();
     loop {
         changes.mark_unchanged();
+        let is_over = Instant::now() >= until || !state.expects_answer(&responder);
         let route = if is_assigned(question.client_type()) {
             match state.assigner.settle(subject).await {
                 Ok(route) => route,
                 Err(error) => {
-                    // An empty list would stop a consumer; an error code is ignored by all.
-                    warn!(subject, %error, "nothing is known about a subject");
-                    state.counters.unknown_answers.inc();
-                    return responder.send_empty(ResultCode::BrokerError);
+                    let is_slow =
+                        state.snapshots.is_healthy() && Instant::now() < until + SLOW_DATABASE_WAIT;
+                    if is_over && !(is_slow && state.expects_answer(&responder)) {
+                        // An empty list would stop a consumer; an error code is ignored by all.
+                        warn!(subject, %error, "nothing is known about a subject");
+                        state.counters.unknown_answers.inc();
+                        return responder.send_empty(ResultCode::BrokerError);
+                    }
+                    // A Java consumer asks only once: further tries are ours.
+                    debug!(subject, %error, "no route yet, trying again");
+                    tokio::time::sleep(WRITE_AGAIN).await;
+                    continue;
                 }
             }
         } else {
             None
         };
-        let is_over =
-            Instant::now() >= until || state.stop.is_cancelled() || !responder.is_connected();
         if is_over || !state.lacks_groups(&question, route.as_deref()) {
             return state.answer(&question, route.as_deref(), version, responder);
         }
@@ -120,6 +134,11 @@ fn client_row(question: &ClientRegisterRequest<'_>) -> ClientRow {
 }
 
 impl State {
+    /// Whether there is still somebody to wait for, and time to.
+    fn expects_answer(&self, responder: &Responder) -> bool {
+        !self.stop.is_cancelled() && responder.is_connected()
+    }
+
     /// Whether there is no group at all for the client, leaving readonly marks aside: those are
     /// not going to vanish while it waits.
     fn lacks_groups(&self, question: &ClientRegisterRequest<'_>, route: Option<&Route>) -> bool {

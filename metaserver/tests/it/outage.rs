@@ -5,7 +5,7 @@ use qmq_model::BrokerState::ReadWrite;
 use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Online};
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Place, http, question};
+use crate::node::{Master, Place, ask, http, question};
 
 const G1: Master = Master {
     group: "g1",
@@ -117,5 +117,63 @@ async fn bad_rows_are_skipped_one_by_one() {
     assert_eq!(json, "[\"g1\"]");
     let listed = node.manage(&[("action", "ListBrokers")]).await;
     assert_eq!(listed.matches("\"group\"").count(), 1, "{listed}");
+    node.stop().await;
+}
+
+/// A Java consumer asks for its first route once and never again: it must not be told of trouble
+/// that passes.
+#[tokio::test]
+async fn a_database_that_is_busy_only_makes_newcomers_wait() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    node.ask_until(question("order.paid", ClientType::Consumer), |answer| {
+        answer.names() == ["g1"]
+    })
+    .await;
+    let mut other = place.sql().await.acquire().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let client = node.client();
+    let newcomer =
+        tokio::spawn(
+            async move { ask(&client, question("order.sent", ClientType::Consumer)).await },
+        );
+    // Somebody who cannot write is told so after the deadline of a statement: time enough for the
+    // newcomer's route to fail, too.
+    assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
+    assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
+    assert!(!newcomer.is_finished());
+    sqlx::query("ROLLBACK").execute(&mut *other).await.unwrap();
+    let answer = newcomer.await.unwrap();
+    assert_eq!((answer.code, answer.names()), (0, vec!["g1"]));
+    node.stop().await;
+}
+
+/// The writes of one metaserver do not fail each other.
+#[tokio::test]
+async fn a_crowd_of_new_subjects_is_served() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    node.ask_until(question("order.paid", ClientType::Consumer), |answer| {
+        answer.names() == ["g1"]
+    })
+    .await;
+    let asked: Vec<_> = (0..200)
+        .map(|number| {
+            let client = node.client();
+            tokio::spawn(async move {
+                let subject = format!("subject.{number}");
+                ask(&client, question(&subject, ClientType::Consumer)).await
+            })
+        })
+        .collect();
+    for answer in asked {
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.code, answer.names()), (0, vec!["g1"]));
+    }
     node.stop().await;
 }
