@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 4 magic  2 version  2 kind (0 base)  16 uuid  8 number  8 term  8 messagelog  8 actionlog  8 time
+//! 8 control entries (version 2)
 //! 4 subjects: str name, 8 next message
 //! 4 groups:   str subject, str group, 1 broadcast, 8 next message,
 //!             4 consumers: str id, 8 next pull, 4 ranges: 8 pull, 8 message, 8 count
@@ -15,13 +16,15 @@ use uuid::Uuid;
 
 use crate::error::{Doing, Error};
 use crate::format::{
-    CHECKPOINT_MAGIC, CHECKPOINTS, Fields, TMP_SUFFIX, VERSION, checked, checkpoint_name,
-    checkpoint_number, seal,
+    CHECKPOINT_MAGIC, CHECKPOINT_VERSION, CHECKPOINTS, Fields, TMP_SUFFIX, checked,
+    checkpoint_name, checkpoint_number, seal,
 };
-use crate::fs::{FileSystem, read_file, replace_file};
+use crate::fs::{FileSystem, OpenMode, read_file, replace_file};
 use crate::realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
 
 const KIND_BASE: u16 = 0;
+/// Bytes up to the subjects.
+const HEAD_BYTES: usize = 4 + 2 + 2 + 16 + 6 * 8;
 
 /// State of a store that no log can give back once its oldest segments are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) struct Checkpoint {
     /// Everything below is included, by [`LogKind::index`](crate::LogKind).
     pub(crate) positions: [u64; 2],
     pub(crate) time: UnixMillis,
+    /// Serial of the newest control entry that is included; 0 when none is.
+    pub(crate) control: u64,
     /// Subjects by their number, with their next sequence.
     pub(crate) subjects: Vec<(Subject, MessageSequence)>,
     pub(crate) progress: Progress,
@@ -104,13 +109,14 @@ impl Checkpoint {
     fn encode(&self, store: Uuid) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&CHECKPOINT_MAGIC.to_be_bytes());
-        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&CHECKPOINT_VERSION.to_be_bytes());
         out.extend_from_slice(&KIND_BASE.to_be_bytes());
         out.extend_from_slice(store.as_bytes());
         for field in [self.number, self.term, self.positions[0], self.positions[1]] {
             out.extend_from_slice(&field.to_be_bytes());
         }
         put_i64(&mut out, self.time.0);
+        out.extend_from_slice(&self.control.to_be_bytes());
         put_count(&mut out, self.subjects.len());
         for (subject, next) in &self.subjects {
             put_text(&mut out, subject.as_str());
@@ -131,13 +137,7 @@ impl Checkpoint {
 
     fn decode(bytes: &[u8], store: Uuid) -> Option<Self> {
         let mut fields = Fields(checked(bytes)?);
-        let is_ours = fields.u32()? == CHECKPOINT_MAGIC && fields.u16()? == VERSION;
-        if !is_ours || fields.u16()? != KIND_BASE || fields.uuid()? != store {
-            return None;
-        }
-        let [number, term] = [fields.u64()?, fields.u64()?];
-        let positions = [fields.u64()?, fields.u64()?];
-        let time = UnixMillis(fields.i64()?);
+        let head = take_head(&mut fields, store)?;
         let mut subjects = Vec::new();
         for _ in 0..fields.u32()? {
             let subject = Subject::new(fields.text()?).ok()?;
@@ -151,14 +151,62 @@ impl Checkpoint {
         }
         let is_whole = fields.rest().is_empty();
         is_whole.then_some(Self {
-            number,
-            term,
-            positions,
-            time,
             subjects,
             progress,
+            ..head
         })
     }
+}
+
+/// Reads what stands before the subjects.
+fn take_head(fields: &mut Fields<'_>, store: Uuid) -> Option<Checkpoint> {
+    if fields.u32()? != CHECKPOINT_MAGIC {
+        return None;
+    }
+    let version = fields.u16()?;
+    if fields.u16()? != KIND_BASE || fields.uuid()? != store {
+        return None;
+    }
+    let [number, term] = [fields.u64()?, fields.u64()?];
+    let positions = [fields.u64()?, fields.u64()?];
+    let time = UnixMillis(fields.i64()?);
+    let control = match version {
+        1 => 0,
+        CHECKPOINT_VERSION => fields.u64()?,
+        _ => return None,
+    };
+    Some(Checkpoint {
+        number,
+        term,
+        positions,
+        time,
+        control,
+        subjects: Vec::new(),
+        progress: Progress::default(),
+    })
+}
+
+/// Serial up to which all checkpoints that are kept include the control entries. One that cannot
+/// be used needs none.
+pub(crate) fn controls_included(
+    fs: &dyn FileSystem,
+    root: &Path,
+    store: Uuid,
+) -> Result<u64, Error> {
+    let dir = root.join(CHECKPOINTS);
+    let entries = fs.list(&dir).doing("list", &dir)?;
+    let names = entries.into_iter().map(|entry| entry.name);
+    let mut oldest = u64::MAX;
+    for name in names.filter(|name| checkpoint_number(name).is_some()) {
+        let path = dir.join(name);
+        let file = fs.open(&path, OpenMode::Existing).doing("open", &path)?;
+        let mut head = [0; HEAD_BYTES];
+        let read = file.read_at(&mut head, 0).doing("read", &path)?;
+        if let Some(head) = take_head(&mut Fields(&head[..read]), store) {
+            oldest = oldest.min(head.control);
+        }
+    }
+    Ok(oldest)
 }
 
 fn put_group(out: &mut Vec<u8>, progress: &GroupProgress) {
@@ -260,25 +308,60 @@ mod tests {
             term: 1,
             positions: [100, 50],
             time,
+            control: 4,
             subjects,
             progress,
         }
     }
 
-    #[test]
-    fn writes_the_bytes_of_the_format_page() {
-        let expected = unhex(
-            "514d514b 0001 0000 00000000000000000000000000000007 0000000000000003 \
-             0000000000000001 0000000000000064 0000000000000032 0000000000000005 \
+    /// The sample as of version 1 or 2, with its checksum.
+    fn sample_bytes(version: u16, control: &str, crc: &str) -> Vec<u8> {
+        unhex(&format!(
+            "514d514b {version:04x} 0000 00000000000000000000000000000007 0000000000000003 \
+             0000000000000001 0000000000000064 0000000000000032 0000000000000005 {control} \
              00000001 000d 6f726465722e6368616e676564 000000000000000c \
              00000002 000d 6f726465722e6368616e676564 0002 6731 00 0000000000000009 \
              00000001 0001 63 0000000000000003 \
              00000001 0000000000000000 0000000000000001 0000000000000002 \
              000d 6f726465722e6368616e676564 0002 6732 01 0000000000000009 \
              00000001 0001 63 0000000000000003 \
-             00000001 0000000000000000 0000000000000001 0000000000000002 add6cfa2",
-        );
+             00000001 0000000000000000 0000000000000001 0000000000000002 {crc}"
+        ))
+    }
+
+    #[test]
+    fn writes_the_bytes_of_the_format_page() {
+        let expected = sample_bytes(2, "0000000000000004", "844ebf0b");
         assert_eq!(sample(3, &[(1, 2)]).encode(STORE), expected);
+    }
+
+    #[test]
+    fn version_1_is_read_too() {
+        let old = sample_bytes(1, "", "add6cfa2");
+        let wanted = Checkpoint {
+            control: 0,
+            ..sample(3, &[(1, 2)])
+        };
+        assert_eq!(Checkpoint::decode(&old, STORE), Some(wanted));
+        assert_eq!(
+            Checkpoint::decode(&sample_bytes(3, "", "fee64008"), STORE),
+            None
+        );
+    }
+
+    #[test]
+    fn what_all_checkpoints_include_is_the_least_of_them() {
+        let fs = FaultyFs::new(1);
+        let root = Path::new("/r");
+        fs.create_dir(&root.join(CHECKPOINTS)).unwrap();
+        for (number, control) in [(1, 9), (2, 5), (3, 12)] {
+            let checkpoint = Checkpoint {
+                control,
+                ..sample(number, &[])
+            };
+            checkpoint.save(&fs, root, STORE).unwrap();
+        }
+        assert_eq!(controls_included(&fs, root, STORE).unwrap(), 5);
     }
 
     proptest! {

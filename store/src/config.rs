@@ -52,6 +52,8 @@ pub enum Sabotage {
     AnswerBeforeWrite,
     /// The first unacked range of every group is left out of checkpoints.
     ForgetUnacked,
+    /// Control entries are acknowledged before they are synced.
+    SkipControlSync,
 }
 
 /// Options of a [`RealtimeStore`](crate::RealtimeStore).

@@ -14,6 +14,8 @@ pub(crate) const ABORT: &str = "abort";
 pub(crate) const COMMIT: &str = ".commit";
 /// Name of the epoch table.
 pub(crate) const EPOCHS: &str = ".epochs";
+/// Folder of the controllog.
+pub(crate) const CONTROLS: &str = "controllog";
 /// Folder of the checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoint";
 /// Suffix of files that are not complete yet.
@@ -31,8 +33,12 @@ pub(crate) const EPOCHS_MAGIC: u32 = 0x514D_5145;
 pub(crate) const CHECKPOINT_MAGIC: u32 = 0x514D_514B;
 /// First bytes of a file of checksums: `QMQS`.
 pub(crate) const SUMS_MAGIC: u32 = 0x514D_5153;
-/// Version of all formats of our own.
+/// First bytes of a control entry: `QMQR`.
+pub(crate) const CONTROL_MAGIC: u32 = 0x514D_5152;
+/// Version of all formats of our own, checkpoints excepted.
 pub(crate) const VERSION: u16 = 1;
+/// Version of checkpoints; version 1 lacks the position of the controllog.
+pub(crate) const CHECKPOINT_VERSION: u16 = 2;
 
 /// Attribute byte of a record that holds something.
 pub(crate) const ATTRIBUTE_RECORD: u8 = 0;

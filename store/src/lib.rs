@@ -28,6 +28,7 @@ pub use fs::faulty::FaultyFs;
 pub use realtime::action_log::{Action, ConsumerKey};
 pub use realtime::append::{NewMessage, Placed};
 pub use realtime::consumer_log::{Located, Skipped, SubjectId};
+pub use realtime::control_log::Control;
 pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
 pub use realtime::reader::{Positions, StoreReader};
 pub use realtime::report::{

@@ -3,6 +3,7 @@
 pub(crate) mod action_log;
 pub(crate) mod append;
 pub(crate) mod consumer_log;
+pub(crate) mod control_log;
 mod creation;
 pub(crate) mod message_log;
 pub(crate) mod progress;
@@ -33,6 +34,7 @@ use crate::log::segment::Segments;
 use crate::log::sums::{LoadedSums, Stretch, Sums};
 use crate::log::verify::{Verifier, for_each_piece};
 use crate::log::zero_ahead::ZeroAhead;
+use crate::realtime::control_log::{ControlEntry, ControlLog};
 use crate::realtime::progress::Progress;
 use crate::realtime::reader::StoreReader;
 use crate::realtime::rebuild::{Actions, Messages};
@@ -108,7 +110,17 @@ impl RealtimeStore {
         let [mut messages, mut actions] = [open(LogKind::Message)?, open(LogKind::Action)?];
         cut([&messages, &actions], &mut ring, term, &mut report)?;
 
-        let rebuilt = rebuild([&mut messages, &mut actions], checkpoint, &mut report)?;
+        let included = checkpoint.map_or(0, |found| found.control);
+        let (controls, found_controls) = ControlLog::open(fs.clone(), root, store, included)?;
+        report.control_bytes_cut = found_controls.bytes_cut;
+        report.control_damages = found_controls.damages;
+        let replay = found_controls.entries;
+        let rebuilt = rebuild(
+            [&mut messages, &mut actions],
+            checkpoint,
+            &replay,
+            &mut report,
+        )?;
         let durable = [messages.tail.kept, actions.tail.kept];
         ring.seal(CommitRecord::idle(term, durable))?;
         let recovered = Recovered {
@@ -125,6 +137,7 @@ impl RealtimeStore {
             next: rebuilt.next,
             progress: rebuilt.progress.clone(),
             checkpoint_number: found.number_max,
+            controls,
         };
         let (mut writer, reader) = StoreWriter::new(recovered, config, clock)?;
         writer.checkpoint()?;
@@ -318,6 +331,7 @@ struct Rebuilt {
 fn rebuild(
     [messages, actions]: [&mut Side<'_>; 2],
     checkpoint: Option<&Checkpoint>,
+    controls: &[ControlEntry],
     report: &mut RecoveryReport,
 ) -> Result<Rebuilt, Error> {
     let segments = messages.segments.clone();
@@ -330,7 +344,14 @@ fn rebuild(
     let mut verifier = actions.verifier(&segments);
     let from = checkpoint.map_or(0, |found| found.positions[LogKind::Action.index()]);
     let range = from..actions.tail.kept;
-    let mut replayed = Actions::replay(&segments, range, &mut verifier, checkpoint, report)?;
+    let mut replayed = Actions::replay(
+        &segments,
+        range,
+        &mut verifier,
+        checkpoint,
+        controls,
+        report,
+    )?;
     actions.finish(&mut verifier, report)?;
 
     let has_state = report.is_created || checkpoint.is_some();
@@ -359,6 +380,7 @@ fn log_report(root: &Path, report: &RecoveryReport) {
         messages_end = report.messages.end,
         messages_cut = report.messages.cut.as_ref().map_or(0, |cut| cut.saved_bytes),
         actions_replayed = report.actions_replayed,
+        controls_replayed = report.controls_replayed,
         actions_end = report.actions.end,
         actions_cut = report.actions.cut.as_ref().map_or(0, |cut| cut.saved_bytes),
         damages = report.damage_count,

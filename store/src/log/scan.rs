@@ -75,6 +75,17 @@ pub(crate) enum Found<T> {
     },
 }
 
+impl<T> Found<T> {
+    /// Which bytes.
+    pub(crate) fn range(&self) -> &Range<u64> {
+        match self {
+            Self::Record { range, .. } | Self::Damage { range, .. } | Self::Missing { range } => {
+                range
+            }
+        }
+    }
+}
+
 /// Visits everything in `range`, which begins at a record and ends behind one.
 pub(crate) fn scan<F: Format>(
     segments: &Segments,

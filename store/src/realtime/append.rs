@@ -7,11 +7,13 @@ use qmq_model::{MessageOffset, MessageSequence, Subject, UnixMillis};
 
 use crate::config::Sabotage;
 use crate::error::{AppendError, Error};
+use crate::flush::Plan;
 use crate::format::LogKind;
 use crate::log::commit::SLOTS_RESERVED;
 use crate::log::filler_before;
 use crate::realtime::action_log::{self, Action};
 use crate::realtime::consumer_log::{Located, SubjectId};
+use crate::realtime::control_log::Control;
 use crate::realtime::message_log::{self, Header};
 use crate::realtime::writer::{StoreWriter, SubjectState};
 use crate::tag_mask::TagMask;
@@ -228,6 +230,37 @@ impl StoreWriter {
         self.actions
             .append(&self.action_buffer)
             .map_err(AppendError::from_error)
+    }
+
+    /// Makes a control entry durable and applies it: a barrier. All actions before it are durable
+    /// before it is written, and all later ones come behind it. Blocks for two syncs.
+    ///
+    /// # Errors
+    /// As [`Self::append_messages`].
+    pub fn append_control(&mut self, control: &Control) -> Result<(), AppendError> {
+        self.check_alive().map_err(|_| AppendError::Poisoned)?;
+        if let Some(what) = control.flaw() {
+            return Err(AppendError::Unstorable { index: 0, what });
+        }
+        let appended = self.poison_unless_full(|writer| writer.try_append_control(control));
+        appended.map_err(AppendError::from_error)?;
+        self.progress.apply_control(control);
+        Ok(())
+    }
+
+    fn try_append_control(&mut self, control: &Control) -> Result<(), Error> {
+        if self.controls.is_full() {
+            self.try_checkpoint()?;
+        }
+        self.reserve_slots()?;
+        self.write_commit_records()?;
+        self.sync(Plan {
+            messages: false,
+            actions: self.actions.is_dirty(),
+        })?;
+        let (term, offset) = (self.term, self.actions.durable());
+        let and_sync = self.config.sabotage != Sabotage::SkipControlSync;
+        self.controls.append(term, offset, control, and_sync)
     }
 
     fn end_append(

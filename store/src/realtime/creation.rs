@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::StoreConfig;
 use crate::error::{Doing, Error};
-use crate::format::{CHECKPOINTS, COMMIT, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
+use crate::format::{CHECKPOINTS, COMMIT, CONTROLS, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
 use crate::fs::{FileSystem, LockError, LockGuard, OpenMode};
 use crate::identity::Identity;
 use crate::log::commit::Ring;
@@ -57,7 +57,7 @@ fn refuse_foreign(fs: &dyn FileSystem, root: &Path) -> Result<(), Error> {
     let folders = LogKind::ALL
         .map(LogKind::folder)
         .into_iter()
-        .chain([CHECKPOINTS]);
+        .chain([CHECKPOINTS, CONTROLS]);
     let folders: Vec<&str> = folders.collect();
     for entry in fs.list(root).doing("list", root)? {
         let is_ours = if entry.is_dir {
@@ -93,8 +93,10 @@ fn create(fs: &dyn FileSystem, root: &Path, config: &StoreConfig) -> Result<Iden
         let dir = root.join(kind.folder());
         fs.create_dir(&dir).doing("create folder", &dir)?;
     }
-    let dir = root.join(CHECKPOINTS);
-    fs.create_dir(&dir).doing("create folder", &dir)?;
+    for name in [CHECKPOINTS, CONTROLS] {
+        let dir = root.join(name);
+        fs.create_dir(&dir).doing("create folder", &dir)?;
+    }
     Ring::create(fs, &root.join(COMMIT), identity.uuid, config.commit_slots)?;
     Epochs::first().save(fs, root, identity.uuid)?;
     fs.sync_dir(root).doing("sync folder", root)?;

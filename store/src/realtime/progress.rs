@@ -6,6 +6,7 @@ use std::ops::Range;
 use qmq_model::{ConsumerGroup, ConsumerId, MessageSequence, PullSequence, Subject};
 
 use crate::realtime::action_log::Action;
+use crate::realtime::control_log::Control;
 
 /// State of all groups: what the actions so far add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,35 @@ impl Progress {
                 let groups = self.subjects.get_mut(&key.subject);
                 if let Some(group) = groups.and_then(|groups| groups.get_mut(&key.group)) {
                     group.consumers.remove(&key.consumer);
+                }
+            }
+        }
+    }
+
+    /// Takes a control entry into account.
+    pub fn apply_control(&mut self, control: &Control) {
+        match control {
+            Control::Reset {
+                subject,
+                group,
+                next,
+                ..
+            } => {
+                let group = self.group_mut(subject, group);
+                group.next = *next;
+                if group.broadcast {
+                    for consumer in group.consumers.values_mut() {
+                        consumer.unacked.clear();
+                        consumer.next_pull = PullSequence(next.0);
+                    }
+                }
+            }
+            Control::ForgetGroup { subject, group, .. } => {
+                if let Some(groups) = self.subjects.get_mut(subject) {
+                    groups.remove(group);
+                    if groups.is_empty() {
+                        self.subjects.remove(subject);
+                    }
                 }
             }
         }
@@ -365,5 +395,69 @@ mod tests {
             prop_assert_eq!(group.next.0, next);
             prop_assert_eq!(group.consumers["c"].next_pull.0, next_pull);
         }
+    }
+
+    fn reset(next: i64) -> Control {
+        Control::Reset {
+            subject: Subject::new("s").unwrap(),
+            group: ConsumerGroup::new("g").unwrap(),
+            next: MessageSequence(next),
+            time: UnixMillis(1),
+        }
+    }
+
+    #[test]
+    fn a_reset_moves_the_group_and_keeps_what_is_unacked() {
+        let mut progress = Progress::default();
+        progress.apply(&pull(0..4, 10..14));
+        progress.apply_control(&reset(2));
+        let group = progress.group("s", "g").unwrap();
+        assert_eq!(group.next.0, 2);
+        let consumer = group.consumers.values().next().unwrap();
+        assert_eq!((consumer.next_pull.0, consumer.unacked.len()), (4, 1));
+        progress.apply(&pull(4..6, 2..4));
+        assert_eq!(progress.group("s", "g").unwrap().next.0, 4);
+        progress.apply_control(&reset(100));
+        assert_eq!(progress.group("s", "g").unwrap().next.0, 100);
+    }
+
+    #[test]
+    fn a_reset_in_broadcast_starts_over() {
+        let broadcast = |messages: Range<i64>| Action::Pull {
+            key: key(),
+            time: UnixMillis(1),
+            broadcast: true,
+            pulls: messages.clone(),
+            messages,
+        };
+        let mut progress = Progress::default();
+        progress.apply(&broadcast(0..8));
+        progress.apply_control(&reset(3));
+        let consumer = |progress: &Progress| {
+            let group = progress.group("s", "g").unwrap();
+            group.consumers.values().next().unwrap().clone()
+        };
+        let wanted = ConsumerProgress {
+            next_pull: PullSequence(3),
+            unacked: vec![],
+        };
+        assert_eq!(consumer(&progress), wanted);
+        progress.apply(&broadcast(3..5));
+        assert_eq!(consumer(&progress).unacked.len(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_group_is_gone() {
+        let mut progress = Progress::default();
+        progress.apply(&pull(0..4, 10..14));
+        let forget = |group| Control::ForgetGroup {
+            subject: Subject::new("s").unwrap(),
+            group: ConsumerGroup::new(group).unwrap(),
+            time: UnixMillis(1),
+        };
+        progress.apply_control(&forget("other"));
+        assert_eq!(progress.groups().count(), 1);
+        progress.apply_control(&forget("g"));
+        assert_eq!(progress, Progress::default());
     }
 }

@@ -14,6 +14,7 @@ use crate::log::segment::Segments;
 use crate::log::verify::Verifier;
 use crate::realtime::action_log::{Action, ActionFormat, ConsumerKey};
 use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::control_log::{Control, ControlEntry};
 use crate::realtime::message_log::{MessageFormat, MessageItem, PayloadSubject, RECORD_BYTES_MIN};
 use crate::realtime::progress::{Progress, Unacked};
 use crate::realtime::report::{Damage, DamageKind, RecoveryReport};
@@ -213,6 +214,9 @@ pub(crate) struct Actions {
     /// Groups that pulled since the last damage: from there on nothing is missing.
     settled: HashSet<(Subject, ConsumerGroup)>,
     orphans: Vec<Orphans>,
+    /// Up to where groups were known to have come that were reset since the last damage, and have
+    /// not pulled since.
+    reset_from: HashMap<(Subject, ConsumerGroup), i64>,
     /// Ends of the subjects when the checkpoint was written.
     first_unknown: HashMap<Subject, MessageSequence>,
 }
@@ -224,8 +228,10 @@ impl Actions {
         range: Range<u64>,
         verifier: &mut Verifier<'_>,
         checkpoint: Option<&Checkpoint>,
+        controls: &[ControlEntry],
         report: &mut RecoveryReport,
     ) -> Result<Self, Error> {
+        let mut controls = controls.iter().peekable();
         let mut actions = Self {
             progress: checkpoint
                 .map(|found| found.progress.clone())
@@ -233,11 +239,17 @@ impl Actions {
             is_damaged: false,
             settled: HashSet::new(),
             orphans: Vec::new(),
+            reset_from: HashMap::new(),
             first_unknown: checkpoint
                 .map(|found| found.subjects.iter().cloned().collect())
                 .unwrap_or_default(),
         };
         scan(segments, &ActionFormat, range, verifier, |found| {
+            let at = found.range().start;
+            while let Some(entry) = controls.next_if(|entry| entry.offset <= at) {
+                actions.apply_control(&entry.control);
+                report.controls_replayed += 1;
+            }
             let (range, kind) = match found {
                 Found::Record {
                     item,
@@ -261,8 +273,41 @@ impl Actions {
                 message: None,
             });
         })?;
+        for entry in controls {
+            actions.apply_control(&entry.control);
+            report.controls_replayed += 1;
+        }
         report.actions.records = report.actions_replayed;
         Ok(actions)
+    }
+
+    fn apply_control(&mut self, control: &Control) {
+        let (subject, group) = control.key();
+        let key = (subject.clone(), group.clone());
+        match control {
+            Control::Reset { .. } if self.is_damaged && !self.settled.contains(&key) => {
+                // How far the group had come is not known any more: the next pull shows only
+                // where it was put.
+                let known = self.known(subject, group);
+                self.reset_from.entry(key).or_insert(known);
+            }
+            Control::Reset { .. } => {}
+            Control::ForgetGroup { .. } => {
+                self.reset_from.remove(&key);
+                self.settled.insert(key);
+            }
+        }
+        self.progress.apply_control(control);
+    }
+
+    /// Up to where the group is known to have come.
+    fn known(&self, subject: &Subject, group: &ConsumerGroup) -> i64 {
+        match self.progress.group(subject.as_str(), group.as_str()) {
+            Some(group) => group.next.0,
+            // A group that the checkpoint does not know began behind it. If this is its very
+            // first contact it gets messages it never asked for; that is better than none.
+            None => self.first_unknown.get(subject).map_or(0, |next| next.0),
+        }
     }
 
     fn apply(&mut self, action: &Action) {
@@ -272,18 +317,10 @@ impl Actions {
                 .settled
                 .insert((key.subject.clone(), key.group.clone()))
         {
-            let group = self
-                .progress
-                .group(key.subject.as_str(), key.group.as_str());
-            let known = match group {
-                Some(group) => group.next.0,
-                // A group that the checkpoint does not know began behind it. If this is its very
-                // first contact it gets messages it never asked for; that is better than none.
-                None => self
-                    .first_unknown
-                    .get(&key.subject)
-                    .map_or(0, |next| next.0),
-            };
+            let reset_from = self
+                .reset_from
+                .remove(&(key.subject.clone(), key.group.clone()));
+            let known = reset_from.unwrap_or_else(|| self.known(&key.subject, &key.group));
             if known < messages.start {
                 let ConsumerKey {
                     subject,
@@ -305,6 +342,11 @@ impl Actions {
     /// Gives orphaned messages to the consumer that pulled next, under pull sequences that were
     /// never handed out. To be called after pull sequences were raised.
     pub(crate) fn adopt_orphans(&mut self) {
+        for ((subject, group), from) in self.reset_from.drain() {
+            // Nobody pulled since: the group itself gets them again.
+            let group = self.progress.group_mut(&subject, &group);
+            group.next.0 = group.next.0.min(from);
+        }
         for orphans in self.orphans.drain(..) {
             let group = self.progress.group_mut(&orphans.subject, &orphans.group);
             let broadcast = group.broadcast;

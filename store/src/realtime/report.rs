@@ -26,6 +26,12 @@ pub struct RecoveryReport {
     pub checkpoints_damaged: Vec<String>,
     /// Actions that were replayed on top of it.
     pub actions_replayed: u64,
+    /// Control entries that were replayed with them.
+    pub controls_replayed: u64,
+    /// Bytes of a control entry that was never acknowledged, cut off the end of the controllog.
+    pub control_bytes_cut: u64,
+    /// Damages of the controllog: stretches that hold no entries, and missing ones.
+    pub control_damages: u64,
     /// Pull sequences were raised, so that none is handed out twice.
     pub pull_sequences_raised: bool,
     /// Message sequences were raised by this much behind damage, for the same reason.

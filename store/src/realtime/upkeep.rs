@@ -72,7 +72,8 @@ impl StoreWriter {
 
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
         let positions = [self.messages.written(), self.actions.written()];
-        let is_changed = self.checkpoint_positions != positions;
+        let is_changed = self.checkpoint_positions != positions
+            || self.checkpoint_control != self.controls.last();
         is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
     }
 
@@ -111,7 +112,7 @@ impl StoreWriter {
         self.poison_unless_full(Self::try_checkpoint)
     }
 
-    fn try_checkpoint(&mut self) -> Result<(), Error> {
+    pub(super) fn try_checkpoint(&mut self) -> Result<(), Error> {
         self.sync_all()?;
         let subjects = self
             .subjects
@@ -123,6 +124,7 @@ impl StoreWriter {
             term: self.term,
             positions: self.durable(),
             time: self.clock.now(),
+            control: self.controls.last(),
             subjects,
             progress: std::mem::take(&mut self.progress),
         };
@@ -137,8 +139,14 @@ impl StoreWriter {
         saved?;
         self.checkpoint_number = checkpoint.number;
         self.checkpoint_positions = checkpoint.positions;
+        self.checkpoint_control = checkpoint.control;
         self.checkpoint_at = checkpoint.time;
-        checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)
+        checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)?;
+        if !self.controls.has_files() {
+            return Ok(());
+        }
+        let oldest = checkpoint::controls_included(self.fs.as_ref(), &self.root, self.store)?;
+        self.controls.checkpointed(oldest)
     }
 
     /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.

@@ -18,6 +18,7 @@ use crate::log::commit::{CommitRecord, Kind, Ring};
 use crate::log::sync::Syncer;
 use crate::realtime::PULL_SEQUENCES_UNSYNCED_MAX;
 use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::control_log::ControlLog;
 use crate::realtime::progress::Progress;
 use crate::realtime::reader::{Positions, Shared, StoreReader};
 
@@ -45,6 +46,7 @@ pub(crate) struct Recovered {
     pub(crate) next: Vec<MessageSequence>,
     pub(crate) progress: Progress,
     pub(crate) checkpoint_number: u64,
+    pub(crate) controls: ControlLog,
 }
 
 /// What the writer knows of one subject.
@@ -95,6 +97,9 @@ pub struct StoreWriter {
     pub(super) checkpoint_number: u64,
     pub(super) checkpoint_at: UnixMillis,
     pub(super) checkpoint_positions: [u64; 2],
+    /// Newest control entry that the newest checkpoint includes.
+    pub(super) checkpoint_control: u64,
+    pub(super) controls: ControlLog,
     pub(super) pulls_unsynced: u64,
     pub(super) messages_seen: u64,
     pub(super) is_poisoned: bool,
@@ -167,6 +172,8 @@ impl StoreWriter {
             checkpoint_number: recovered.checkpoint_number,
             checkpoint_at: now,
             checkpoint_positions: [0; 2],
+            checkpoint_control: 0,
+            controls: recovered.controls,
             pulls_unsynced: 0,
             messages_seen: 0,
             is_poisoned: false,

@@ -11,7 +11,7 @@ use qmq_store::{
 };
 use rand::Rng;
 
-use crate::groups::Groups;
+use crate::groups::{Change, Groups};
 use crate::power_cut::{fail, first_seed};
 use crate::world::{End, Trouble, World, read_all, root, segment};
 
@@ -156,14 +156,14 @@ fn damaged_actions_lose_no_message_and_repeat_no_pull_sequence() {
         world.rest()?;
         let mut model = world.groups().clone();
         world
-            .actions()
+            .changes()
             .iter()
-            .for_each(|(action, _)| model.apply(action));
+            .for_each(|(change, _)| model.take(change));
         let offline = world
-            .actions()
+            .changes()
             .iter()
-            .any(|(a, _)| matches!(a, Action::ForeverOffline { .. }));
-        let end = world.actions().last().map_or(begin, |(_, end)| *end);
+            .any(|(c, _)| matches!(c, Change::Action(Action::ForeverOffline { .. })));
+        let end = world.changes().last().map_or(begin, |(_, end)| *end);
         world.end(End::Kill)?;
         if begin == end {
             return Ok(());

@@ -2,11 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use qmq_store::{Action, Progress};
+use qmq_store::{Action, Control, Progress};
 
 /// (subject, group) -> state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Groups(pub(crate) BTreeMap<(String, String), Group>);
+
+/// What was appended to change them.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Action(Action),
+    Control(Control),
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -47,7 +54,14 @@ impl Groups {
         groups
     }
 
-    pub(crate) fn apply(&mut self, action: &Action) {
+    pub(crate) fn take(&mut self, change: &Change) {
+        match change {
+            Change::Action(action) => self.apply(action),
+            Change::Control(control) => self.apply_control(control),
+        }
+    }
+
+    fn apply(&mut self, action: &Action) {
         let key = action.key();
         let name = (
             key.subject.as_str().to_owned(),
@@ -77,6 +91,24 @@ impl Groups {
             Action::ForeverOffline { .. } => {
                 if let Some(group) = self.0.get_mut(&name) {
                     group.consumers.remove(id);
+                }
+            }
+        }
+    }
+
+    fn apply_control(&mut self, control: &Control) {
+        let (subject, group) = control.key();
+        let name = (subject.as_str().to_owned(), group.as_str().to_owned());
+        match control {
+            Control::ForgetGroup { .. } => drop(self.0.remove(&name)),
+            Control::Reset { next, .. } => {
+                let group = self.0.entry(name).or_default();
+                group.next = next.0;
+                if group.broadcast {
+                    for consumer in group.consumers.values_mut() {
+                        consumer.next_pull = next.0;
+                        consumer.unacked.clear();
+                    }
                 }
             }
         }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use bytes::BufMut;
 use qmq_model::payload::put_str;
 use qmq_model::{Clock, ConsumerGroup, ConsumerId, MessageSequence, Subject};
-use qmq_store::{Action, AppendError, ConsumerKey, LogKind, NewMessage, ReadError, SyncNeeds};
+use qmq_store::{
+    Action, AppendError, ConsumerKey, Control, LogKind, NewMessage, ReadError, SyncNeeds,
+};
 use rand::Rng;
 
-use crate::groups::Groups;
+use crate::groups::{Change, Groups};
 use crate::world::{Checked, Message, SUBJECTS, World, ensure, stopped};
 
 const GROUPS: [&str; 3] = ["g1", "g2", "broadcast"];
@@ -19,12 +21,13 @@ impl World {
     /// Runs `steps` random steps; stops at the first error of the store.
     pub(crate) fn load(&mut self, steps: usize) -> Checked {
         for _ in 0..steps {
-            match self.rng.random_range(0..20) {
+            match self.rng.random_range(0..22) {
                 0..10 => self.send()?,
                 10..15 => self.consume()?,
                 15..17 => self.ack()?,
                 17 => self.leave()?,
                 18 => self.pass_time()?,
+                19..21 => self.control()?,
                 _ => self.look_around()?,
             }
         }
@@ -173,7 +176,7 @@ impl World {
         self.fresh
             .actions
             .iter()
-            .for_each(|(action, _)| state.apply(action));
+            .for_each(|(change, _)| state.take(change));
         state
     }
 
@@ -286,8 +289,57 @@ impl World {
             appended => appended.map_err(stopped)?,
         }
         let end = self.store().reader.positions(LogKind::Action).written;
-        self.fresh.actions.push((action, end));
+        self.fresh.actions.push((Change::Action(action), end));
         Ok(true)
+    }
+
+    /// Somebody resets or forgets a group, which may not exist.
+    fn control(&mut self) -> Checked {
+        let group = GROUPS[self.rng.random_range(0..GROUPS.len())];
+        let ConsumerKey { subject, group, .. } = self.consumer(group, group == "broadcast");
+        let time = self.clock.now();
+        let control = if self.rng.random_bool(0.3) {
+            let of_it = |key: &(String, String, String)| {
+                key.0 == subject.as_str() && key.1 == group.as_str()
+            };
+            // Whoever forgets a group does not mind its pull sequences.
+            self.handed.retain(|key, _| !of_it(key));
+            Control::ForgetGroup {
+                subject,
+                group,
+                time,
+            }
+        } else {
+            let end = self.end_of(subject.as_str());
+            let next = MessageSequence(self.rng.random_range(0..=end));
+            Control::Reset {
+                subject,
+                group,
+                next,
+                time,
+            }
+        };
+        // It may survive a power cut before it is acknowledged.
+        let change = Change::Control(control.clone());
+        self.fresh.actions.push((change, u64::MAX));
+        match self.writer().append_control(&control) {
+            Err(AppendError::NoSpace) if self.is_full => {
+                self.fresh.actions.pop();
+                self.refused += 1;
+                return Ok(());
+            }
+            appended => appended.map_err(stopped)?,
+        }
+        // A barrier: it is durable, and so is everything before it.
+        let positions = self.store().reader.positions(LogKind::Action);
+        ensure!(
+            positions.durable == positions.written,
+            "actions before a control are not durable"
+        );
+        let fresh = &mut self.fresh;
+        fresh.actions.last_mut().expect("pushed above").1 = positions.durable;
+        fresh.actions_acked = fresh.actions.len();
+        Ok(())
     }
 
     fn pass_time(&mut self) -> Checked {

@@ -44,6 +44,13 @@ fn a_skipped_sync_is_noticed() {
 }
 
 #[test]
+fn a_control_that_is_not_synced_is_noticed() {
+    is_noticed(Sabotage::SkipControlSync, FlushMode::Sync, |world| {
+        survive(world, 12).map(|_| ())
+    });
+}
+
+#[test]
 fn one_dropped_message_in_a_thousand_is_noticed() {
     is_noticed(Sabotage::DropMessage(1000), FlushMode::Sync, |world| {
         live(world, 2, 800)

@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use qmq_model::{Clock, ManualClock, UnixMillis};
 use qmq_store::{
-    Action, Background, FaultyFs, FlushMode, LogKind, Opened, PULL_SEQUENCE_JUMP, RealtimeStore,
+    Background, FaultyFs, FlushMode, LogKind, Opened, PULL_SEQUENCE_JUMP, RealtimeStore,
     RecoveryReport, Sabotage, StoreConfig, StoreReader, StoreWriter,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::groups::Groups;
+use crate::groups::{Change, Groups};
 
 pub(crate) const SUBJECTS: [&str; 4] =
     ["order.changed", "订单.创建", "s", "%RETRY%order.changed%g1"];
@@ -84,8 +84,9 @@ pub(crate) struct Fresh {
     pub(crate) messages: Vec<Message>,
     /// How many of them were acknowledged: their commit returned.
     pub(crate) messages_acked: usize,
-    /// Each with the end of the log behind it.
-    pub(crate) actions: Vec<(Action, u64)>,
+    /// Actions and controls, each with the end of the actionlog behind it; a control that was not
+    /// acknowledged has the highest number instead.
+    pub(crate) actions: Vec<(Change, u64)>,
     pub(crate) actions_acked: usize,
 }
 
@@ -180,7 +181,7 @@ impl World {
         self.check_groups(&opened, after)?;
         let damages = &opened.report.damages;
         ensure!(
-            damages.is_empty(),
+            damages.is_empty() && opened.report.control_damages == 0,
             "damage reported after {after:?}: {damages:?}"
         );
         self.fresh = Fresh::default();
@@ -235,8 +236,8 @@ impl World {
         };
         let mut state = self.groups.clone();
         let mut is_found = self.fresh.actions_acked == 0 && is(&state);
-        for ((action, _), number) in self.fresh.actions.iter().zip(1..) {
-            state.apply(action);
+        for ((change, _), number) in self.fresh.actions.iter().zip(1..) {
+            state.take(change);
             is_found |= number >= self.fresh.actions_acked && is(&state);
         }
         ensure!(
@@ -347,8 +348,8 @@ impl World {
         &self.groups
     }
 
-    /// Actions since the store was opened, each with the end of the log behind it.
-    pub(crate) fn actions(&self) -> &[(Action, u64)] {
+    /// Changes of groups since the store was opened, each with the end of the log behind it.
+    pub(crate) fn changes(&self) -> &[(Change, u64)] {
         &self.fresh.actions
     }
 
