@@ -13,8 +13,10 @@ use qmq_e2e::{Cluster, control, repository};
 const NEWEST: &str = "1.1.43";
 /// Speaks header version 8.
 const OLDEST: &str = "1.1.0";
-/// Needs no server: shows that the account of messages notices lost, changed and repeated ones.
-const SABOTAGE_TEST: &str = "TallyTest";
+/// Need no server: show that the accounts of messages notice lost, changed and repeated ones.
+const SABOTAGE_TESTS: &str = "TallyTest,AttemptsTest";
+/// The tests that run at the same time in one JVM while nobody kills a server.
+const SCENARIO: &str = "scenario";
 /// Of each test class, when something failed.
 const OUTPUT_LINES_SHOWN: usize = 100;
 
@@ -30,11 +32,31 @@ fn newest_client_keeps_every_promise() {
         build.path(),
         &[
             "--offline",
+            &format!("-DexcludedGroups={SCENARIO}"),
             &format!("-Dqmq.meta={meta}"),
             &format!("-Dqmq.control={control}"),
         ],
     );
     cluster.lock().unwrap().stop().unwrap();
+}
+
+#[test]
+fn newest_client_consumes_in_every_way() {
+    let mut cluster = Cluster::with_broker().unwrap();
+    let meta = cluster.meta_address().unwrap();
+    let build = tempfile::tempdir().unwrap();
+    prepare(NEWEST, build.path());
+    maven(
+        NEWEST,
+        build.path(),
+        &[
+            "--offline",
+            &format!("-Dgroups={SCENARIO}"),
+            &format!("-Dqmq.meta={meta}"),
+            "-Dqmq.sendThreads=8",
+        ],
+    );
+    cluster.stop().unwrap();
 }
 
 #[test]
@@ -62,7 +84,7 @@ fn prepare(version: &str, build: &Path) {
     std::fs::create_dir_all(&folder).unwrap();
     let lock = File::create(folder.join("qmq-e2e.lock")).unwrap();
     lock.lock().unwrap();
-    maven(version, build, &[&format!("-Dtest={SABOTAGE_TEST}")]);
+    maven(version, build, &[&format!("-Dtest={SABOTAGE_TESTS}")]);
 }
 
 /// Runs the tests of the project; its output is not captured, so that it says how far it is.

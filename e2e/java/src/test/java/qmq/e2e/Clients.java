@@ -3,6 +3,7 @@ package qmq.e2e;
 import java.util.UUID;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.Executor;
+import java.util.concurrent.Executors;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
@@ -13,6 +14,8 @@ import qunar.tc.qmq.producer.MessageProducerProvider;
 final class Clients {
     private static final String APP_CODE = "qmq-e2e";
     private static final String CLIENT_ID = "e2e-" + UUID.randomUUID();
+    /** Name of every thread that runs handlers. */
+    static final String HANDLER_THREAD = "handler";
     private static final int HANDLER_THREADS = 4;
     private static final int HANDLER_QUEUE_MAX = 1_000;
 
@@ -28,6 +31,7 @@ final class Clients {
             producer.setAppCode(APP_CODE);
             producer.setMetaServer(Settings.meta());
             producer.setClientIdProvider(() -> CLIENT_ID);
+            producer.setSendThreads(Settings.sendThreads());
             producer.init();
         }
         return producer;
@@ -55,15 +59,22 @@ final class Clients {
     /** Runs handlers; a full queue refuses, and the client holds messages back until there is room. */
     static Executor handlers() {
         return new ThreadPoolExecutor(HANDLER_THREADS, HANDLER_THREADS, 1, TimeUnit.MINUTES,
-                new ArrayBlockingQueue<>(HANDLER_QUEUE_MAX), task -> {
-                    Thread thread = new Thread(task, "handler");
-                    thread.setDaemon(true);
-                    return thread;
-                });
+                new ArrayBlockingQueue<>(HANDLER_QUEUE_MAX), Clients::handlerThread);
+    }
+
+    /** Handlers on a number of threads of their own. */
+    static Executor handlers(int threads) {
+        return Executors.newFixedThreadPool(threads, Clients::handlerThread);
     }
 
     /** A name that no other test and no other run uses. */
     static String unique(String name) {
         return "e2e." + name + "." + UUID.randomUUID().toString().substring(0, 13);
+    }
+
+    private static Thread handlerThread(Runnable task) {
+        Thread thread = new Thread(task, HANDLER_THREAD);
+        thread.setDaemon(true);
+        return thread;
     }
 }

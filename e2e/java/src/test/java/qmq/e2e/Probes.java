@@ -2,6 +2,7 @@ package qmq.e2e;
 
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.Set;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 
@@ -13,7 +14,7 @@ import qunar.tc.qmq.MessageSendStateListener;
  * it is certain to be handed what is sent from then on.
  */
 final class Probes {
-    private static final Duration REACH_MAX = Duration.ofSeconds(60);
+    private static final Duration REACH_MAX = Duration.ofSeconds(120);
     private static final Duration NEXT_PROBE = Duration.ofMillis(500);
     private static final int NUMBER = 1;
 
@@ -22,14 +23,19 @@ final class Probes {
 
     /** Sends probes until each of these subscriptions was handed a new one. */
     static void reach(String subject, Subscription... subscriptions) throws InterruptedException {
+        reach(subject, Set.of(), subscriptions);
+    }
+
+    /** The same with probes that have these tags, for subscriptions that filter. */
+    static void reach(String subject, Set<String> tags, Subscription... subscriptions) throws InterruptedException {
         int[] before = Arrays.stream(subscriptions).mapToInt(Subscription::probes).toArray();
         long end = System.nanoTime() + REACH_MAX.toNanos();
         do {
             if (System.nanoTime() - end > 0) {
-                throw new AssertionError("no probe within " + REACH_MAX.toSeconds() + " s: "
+                throw new AssertionError("no probe of " + subject + " within " + REACH_MAX.toSeconds() + " s: "
                         + Arrays.toString(subscriptions));
             }
-            send(subject);
+            send(subject, tags);
         } while (!Await.within(NEXT_PROBE, () -> allReached(subscriptions, before)));
     }
 
@@ -42,10 +48,11 @@ final class Probes {
         return true;
     }
 
-    private static void send(String subject) throws InterruptedException {
+    private static void send(String subject, Set<String> tags) throws InterruptedException {
         Message probe = Clients.producer().generateMessage(subject);
         probe.setProperty(Sender.KIND, Sender.PROBE);
         Content.fill(probe, NUMBER);
+        tags.forEach(probe::addTag);
         CountDownLatch answered = new CountDownLatch(1);
         Clients.producer().sendMessage(probe, new MessageSendStateListener() {
             @Override

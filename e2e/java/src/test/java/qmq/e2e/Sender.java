@@ -1,10 +1,13 @@
 package qmq.e2e;
 
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
+import java.util.function.Predicate;
 
 import qunar.tc.qmq.Message;
 import qunar.tc.qmq.MessageSendStateListener;
@@ -21,28 +24,60 @@ final class Sender {
     private static final Duration ANSWER_MAX = Duration.ofSeconds(120);
 
     private final String subject;
-    private final List<Tally> tallies;
+    private final List<Recipient> recipients = new ArrayList<>();
     private final Semaphore room = new Semaphore(UNANSWERED_MAX);
     private final AtomicInteger confirmed = new AtomicInteger();
     private final AtomicInteger failed = new AtomicInteger();
 
+    /** A subscription and which messages it is to be handed. */
+    private record Recipient(Tally tally, Predicate<Message> wants) {
+        void sent(Message message, String digest) {
+            if (wants.test(message)) {
+                tally.sent(message.getMessageId(), digest);
+            } else {
+                tally.withheld(message.getMessageId());
+            }
+        }
+
+        void confirmed(Message message) {
+            if (wants.test(message)) {
+                tally.confirmed(message.getMessageId());
+            }
+        }
+    }
+
+    /** Each of these is to be handed everything. */
     Sender(String subject, Tally... tallies) {
         this.subject = subject;
-        this.tallies = List.of(tallies);
+        for (Tally tally : tallies) {
+            to(tally, message -> true);
+        }
+    }
+
+    /** This one is to be handed some messages and none of the others. */
+    Sender to(Tally tally, Predicate<Message> wants) {
+        recipients.add(new Recipient(tally, wants));
+        return this;
     }
 
     /** Sends the message of this number as soon as there is room. */
     void send(int number) throws InterruptedException {
+        send(number, message -> { });
+    }
+
+    /** Sends the message of this number, with something added to it. */
+    void send(int number, Consumer<Message> more) throws InterruptedException {
         acquire(1);
         Message message = Clients.producer().generateMessage(subject);
         message.setProperty(KIND, DATA);
         Content.fill(message, number);
+        more.accept(message);
         String digest = Content.digest(message);
-        tallies.forEach(tally -> tally.sent(message.getMessageId(), digest));
+        recipients.forEach(recipient -> recipient.sent(message, digest));
         Clients.producer().sendMessage(message, new MessageSendStateListener() {
             @Override
             public void onSuccess(Message answered) {
-                tallies.forEach(tally -> tally.confirmed(answered.getMessageId()));
+                recipients.forEach(recipient -> recipient.confirmed(answered));
                 confirmed.incrementAndGet();
                 room.release();
             }

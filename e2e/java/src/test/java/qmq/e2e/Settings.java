@@ -15,6 +15,11 @@ final class Settings {
         return required("qmq.control");
     }
 
+    /** Threads with which the client sends; by default as many as the client itself takes. */
+    static int sendThreads() {
+        return Integer.getInteger("qmq.sendThreads", 3);
+    }
+
     private static String required(String key) {
         String value = System.getProperty(key, "");
         if (value.isEmpty()) {

@@ -18,6 +18,7 @@ final class Tally {
 
     private final Map<String, String> sent = new ConcurrentHashMap<>();
     private final Set<String> confirmed = ConcurrentHashMap.newKeySet();
+    private final Set<String> withheld = ConcurrentHashMap.newKeySet();
     private final Map<String, AtomicInteger> received = new ConcurrentHashMap<>();
     private final Queue<String> order = new ConcurrentLinkedQueue<>();
     private final Set<String> spoilt = ConcurrentHashMap.newKeySet();
@@ -27,6 +28,11 @@ final class Tally {
         sent.put(id, digest);
     }
 
+    /** A message is about to be sent that this subscription must not be handed. */
+    void withheld(String id) {
+        withheld.add(id);
+    }
+
     /** The broker confirmed it. */
     void confirmed(String id) {
         confirmed.add(id);
@@ -34,7 +40,7 @@ final class Tally {
 
     /** The subscription was handed it. */
     void received(String id, String digest) {
-        if (!digest.equals(sent.get(id))) {
+        if (!digest.equals(sent.get(id)) && !withheld.contains(id)) {
             spoilt.add(id);
         }
         if (received.computeIfAbsent(id, unused -> new AtomicInteger()).incrementAndGet() == 1) {
@@ -74,7 +80,9 @@ final class Tally {
     List<String> problemsAtLeastOnce() {
         List<String> problems = new ArrayList<>();
         add(problems, "confirmed but never received", confirmed.stream().filter(id -> !received.containsKey(id)).toList());
-        add(problems, "received but never sent", received.keySet().stream().filter(id -> !sent.containsKey(id)).toList());
+        add(problems, "received but never sent",
+                received.keySet().stream().filter(id -> !sent.containsKey(id) && !withheld.contains(id)).toList());
+        add(problems, "received although not meant for it", received.keySet().stream().filter(withheld::contains).toList());
         add(problems, "received with other content", spoilt.stream().filter(sent::containsKey).toList());
         add(problems, "confirmed but never sent", confirmed.stream().filter(id -> !sent.containsKey(id)).toList());
         return problems;

@@ -80,4 +80,14 @@ class TallyTest {
         assertEquals(0, tally.problemsAtLeastOnce().size());
         assertEquals(1, tally.problemsExactlyOnce().size());
     }
+
+    @Test
+    void noticesAMessageThatAFilterShouldHaveHeldBack() {
+        Tally tally = receivedWithout(-1);
+        tally.withheld("filtered");
+        assertTrue(tally.complete());
+        assertEquals(0, tally.problemsExactlyOnce().size());
+        tally.received("filtered", "digest");
+        assertEquals(1, tally.problemsAtLeastOnce().size());
+    }
 }

@@ -16,7 +16,7 @@ import java.util.function.Consumer;
 
 /** Starts a {@link Worker}, follows what it prints and ends it. */
 final class WorkerProcess implements AutoCloseable {
-    private static final Duration END_MAX = Duration.ofSeconds(60);
+    private static final Duration END_MAX = Duration.ofSeconds(120);
 
     private final Subscription subscription;
     private final Set<String> acked = ConcurrentHashMap.newKeySet();
