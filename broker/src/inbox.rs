@@ -1,11 +1,12 @@
-//! The way to the writer: bounded queues of sends and of actions, taken in batches.
+//! The way to the writer: bounded queues of sends, of copies, and of actions with controls among
+//! them, taken in batches.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qmq_remoting::Responder;
-use qmq_store::{Action, NewMessage};
+use qmq_store::{Action, Control, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::handler::send::Refused;
@@ -17,6 +18,11 @@ pub const SENDS_QUEUED_MAX: usize = 16_384;
 pub const ACTIONS_QUEUED_WEIGHT_MAX: u32 = 1 << 18;
 /// Least weight of a batch of actions: bounds their number to 8192.
 pub const ACTION_WEIGHT_MIN: u32 = 32;
+/// Payload bytes of copies that may wait for the writer; a message counts for at least
+/// [`COPY_BYTES_MIN`], a larger batch takes all of it.
+pub const COPY_BYTES_QUEUED_MAX: u32 = 64 << 20;
+/// What a copy counts for at least: bounds the number of messages waiting.
+pub const COPY_BYTES_MIN: usize = 256;
 /// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
 pub const WRITE_BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -53,6 +59,39 @@ pub enum ActionDone {
     TellDurable(oneshot::Sender<()>),
 }
 
+/// What is appended in the order in which it was queued.
+#[derive(Debug)]
+pub enum Ordered {
+    /// To the actionlog.
+    Actions(ActionBatch),
+    /// A control, and whom to tell when it is durable. It is dropped untold when it can never be
+    /// stored.
+    Control(Control, oneshot::Sender<()>),
+}
+
+/// Messages the broker itself stores: copies for retry and dead-letter subjects.
+#[derive(Debug)]
+pub struct CopyBatch {
+    /// To be appended, in order, all or none.
+    pub messages: Vec<NewMessage>,
+    /// Told when they are visible and durable, in async mode too.
+    pub then: CopyDone,
+}
+
+/// Who is told what became of copies.
+pub type CopyDone = oneshot::Sender<Result<(), CopyRefused>>;
+
+/// Why copies were not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyRefused {
+    /// There is no room; later there may be.
+    #[error("disk of the broker is full")]
+    DiskFull,
+    /// One of them can never be stored.
+    #[error("a copy does not fit the store: {0}")]
+    Unstorable(&'static str),
+}
+
 /// The writer has stopped: nothing more is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store has stopped")]
@@ -63,8 +102,10 @@ pub struct Stopped;
 pub struct Taken {
     /// Send requests in arrival order.
     pub sends: Vec<SendBatch>,
-    /// Actions in arrival order.
-    pub actions: Vec<ActionBatch>,
+    /// Copies in arrival order.
+    pub copies: Vec<CopyBatch>,
+    /// Actions and controls in arrival order.
+    pub actions: Vec<Ordered>,
 }
 
 /// Queue between the connections and shards on one side and the writer thread on the other.
@@ -73,13 +114,15 @@ pub struct Inbox {
     queues: Mutex<Queues>,
     work: Condvar,
     send_room: Semaphore,
+    copy_room: Semaphore,
     action_room: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct Queues {
     sends: VecDeque<SendBatch>,
-    actions: VecDeque<ActionBatch>,
+    copies: VecDeque<CopyBatch>,
+    actions: VecDeque<Ordered>,
     writer_sleeps: bool,
     closed: bool,
 }
@@ -90,6 +133,7 @@ impl Default for Inbox {
             queues: Mutex::default(),
             work: Condvar::new(),
             send_room: Semaphore::new(SENDS_QUEUED_MAX),
+            copy_room: Semaphore::new(COPY_BYTES_QUEUED_MAX as usize),
             action_room: Semaphore::new(ACTIONS_QUEUED_WEIGHT_MAX as usize),
         }
     }
@@ -110,8 +154,34 @@ impl Inbox {
     /// # Errors
     /// When the writer has stopped.
     pub async fn put_actions(&self, batch: ActionBatch) -> Result<(), Stopped> {
-        forget(self.action_room.acquire_many(weight(&batch)).await)?;
-        self.put(|queues| queues.actions.push_back(batch))
+        self.put_ordered(Ordered::Actions(batch)).await
+    }
+
+    /// Queues a control behind the actions queued so far; waits for room. `then` is told when the
+    /// control is durable.
+    ///
+    /// # Errors
+    /// When the writer has stopped.
+    pub async fn put_control(
+        &self,
+        control: Control,
+        then: oneshot::Sender<()>,
+    ) -> Result<(), Stopped> {
+        self.put_ordered(Ordered::Control(control, then)).await
+    }
+
+    async fn put_ordered(&self, work: Ordered) -> Result<(), Stopped> {
+        forget(self.action_room.acquire_many(weight(&work)).await)?;
+        self.put(|queues| queues.actions.push_back(work))
+    }
+
+    /// Queues copies; waits for room.
+    ///
+    /// # Errors
+    /// When the writer has stopped.
+    pub async fn put_copies(&self, batch: CopyBatch) -> Result<(), Stopped> {
+        forget(self.copy_room.acquire_many(copy_weight(&batch)).await)?;
+        self.put(|queues| queues.copies.push_back(batch))
     }
 
     /// Takes what is there, sleeping up to `patience` for it. Actions only with `and_actions`.
@@ -126,14 +196,16 @@ impl Inbox {
             queues = waited.unwrap_or_else(PoisonError::into_inner).0;
             queues.writer_sleeps = false;
         }
-        if queues.closed && queues.sends.is_empty() && queues.actions.is_empty() {
+        if queues.closed && queues.is_idle(Actions::Take) {
             return None;
         }
         let taken = queues.take(and_actions);
         drop(queues);
         self.send_room.add_permits(taken.sends.len());
         self.action_room
-            .add_permits(taken.actions.iter().map(|b| weight(b) as usize).sum());
+            .add_permits(taken.actions.iter().map(|w| weight(w) as usize).sum());
+        self.copy_room
+            .add_permits(taken.copies.iter().map(|b| copy_weight(b) as usize).sum());
         Some(taken)
     }
 
@@ -141,6 +213,7 @@ impl Inbox {
     pub fn close(&self) {
         self.lock().closed = true;
         self.send_room.close();
+        self.copy_room.close();
         self.action_room.close();
         self.work.notify_one();
     }
@@ -176,7 +249,8 @@ pub enum Actions {
 
 impl Queues {
     fn is_idle(&self, and_actions: Actions) -> bool {
-        self.sends.is_empty() && (self.actions.is_empty() || and_actions == Actions::Leave)
+        let no_actions = self.actions.is_empty() || and_actions == Actions::Leave;
+        self.sends.is_empty() && self.copies.is_empty() && no_actions
     }
 
     fn take(&mut self, and_actions: Actions) -> Taken {
@@ -186,12 +260,17 @@ impl Queues {
             let Some(send) = self.sends.pop_front() else {
                 break;
             };
-            bytes += send
-                .messages
-                .iter()
-                .map(|message| message.payload.len())
-                .sum::<usize>();
+            bytes += payload_bytes(&send.messages);
             taken.sends.push(send);
+        }
+        // Sends do not starve copies: those have a share of their own.
+        let mut bytes = 0;
+        while bytes < WRITE_BATCH_BYTES_MAX {
+            let Some(copies) = self.copies.pop_front() else {
+                break;
+            };
+            bytes += payload_bytes(&copies.messages);
+            taken.copies.push(copies);
         }
         if and_actions == Actions::Take {
             taken.actions.extend(self.actions.drain(..));
@@ -200,7 +279,22 @@ impl Queues {
     }
 }
 
-fn weight(batch: &ActionBatch) -> u32 {
+fn payload_bytes(messages: &[NewMessage]) -> usize {
+    messages.iter().map(|message| message.payload.len()).sum()
+}
+
+fn copy_weight(batch: &CopyBatch) -> u32 {
+    let of = |message: &NewMessage| message.payload.len().max(COPY_BYTES_MIN);
+    let bytes: usize = batch.messages.iter().map(of).sum();
+    u32::try_from(bytes).map_or(COPY_BYTES_QUEUED_MAX, |bytes| {
+        bytes.min(COPY_BYTES_QUEUED_MAX)
+    })
+}
+
+fn weight(work: &Ordered) -> u32 {
+    let Ordered::Actions(batch) = work else {
+        return ACTION_WEIGHT_MIN;
+    };
     let pulled = |action: &Action| match action {
         Action::Pull { pulls, .. } => u32::try_from(pulls.end - pulls.start).unwrap_or(u32::MAX),
         Action::Ack { .. } | Action::ForeverOffline { .. } => 0,

@@ -4,6 +4,7 @@
 //! keeps actions until there is room; any failed write or sync ends the broker, because the store
 //! then no longer knows what is on disk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use qmq_store::{
 use tracing::{error, info, warn};
 
 use crate::handler::send::{self, Refused};
-use crate::inbox::{ActionBatch, ActionDone, Actions, Inbox, SendBatch, Taken};
+use crate::inbox::{
+    ActionDone, Actions, CopyBatch, CopyDone, CopyRefused, Inbox, Ordered, SendBatch, Taken,
+};
 use crate::metrics::Metrics;
 use crate::waiting::Waiting;
 
@@ -42,9 +45,10 @@ pub struct Writer {
     waiting: Arc<Waiting>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-    /// Actions that found the disk full. They keep their order, so nothing is taken behind them.
-    stuck: Vec<ActionBatch>,
-    /// Their actions.
+    /// Actions and controls that are not in the log yet, because the disk was full. They keep
+    /// their order, so nothing is taken behind them.
+    stuck: VecDeque<Ordered>,
+    /// Actions of those at the front.
     unwritten: Vec<Action>,
     messages: Vec<NewMessage>,
     placed: Vec<Placed>,
@@ -70,7 +74,7 @@ impl Writer {
             waiting,
             metrics,
             clock,
-            stuck: Vec::new(),
+            stuck: VecDeque::new(),
             unwritten: Vec::new(),
             messages: Vec::new(),
             placed: Vec::new(),
@@ -120,21 +124,25 @@ impl Writer {
     }
 
     fn turn(&mut self, taken: Taken) -> Result<(), Error> {
-        let Taken { mut sends, actions } = taken;
+        let Taken {
+            mut sends,
+            copies,
+            actions,
+        } = taken;
         self.append_sends(&mut sends)?;
-        let actions = self.append_actions(actions)?;
-        if sends.is_empty() && actions.is_empty() {
+        let copied = self.append_copies(copies)?;
+        let actions = self.append_ordered(actions)?;
+        if sends.is_empty() && copied.is_empty() && actions.is_empty() {
             return Ok(());
         }
-        let durable = actions
-            .iter()
-            .any(|batch| matches!(batch.then, ActionDone::TellDurable(_)));
+        let durable = actions.iter().any(must_be_durable);
         let many = self.store.pull_sequences_unsynced() > PULL_SEQUENCES_WRITTEN_MAX;
         self.published.clear();
         let started = std::time::Instant::now();
         let needs = SyncNeeds {
             actions: durable || many,
-            messages: false,
+            // The original is acked next: the copy must not be lost after that.
+            messages: !copied.is_empty(),
         };
         self.store.commit(needs, &mut self.published)?;
         self.metrics
@@ -145,7 +153,11 @@ impl Writer {
         sends
             .into_iter()
             .for_each(|send| send::answer(send.responder, &send.refused));
-        answer_actions(actions);
+        // Nobody listens any more when the shard is gone: nothing to do.
+        for then in copied {
+            let _ = then.send(Ok(()));
+        }
+        actions.into_iter().for_each(answer_ordered);
         Ok(())
     }
 
@@ -180,15 +192,55 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends what was stuck before and `batches`; returns those that are in the log.
-    fn append_actions(&mut self, batches: Vec<ActionBatch>) -> Result<Vec<ActionBatch>, Error> {
-        self.stuck.extend(batches);
+    /// Appends copies; returns whom to tell after the commit. Who is refused is told at once.
+    fn append_copies(&mut self, batches: Vec<CopyBatch>) -> Result<Vec<CopyDone>, Error> {
+        let mut copied = Vec::new();
+        for CopyBatch { messages, then } in batches {
+            self.placed.clear();
+            let refused = match self.store.append_messages(&messages, &mut self.placed) {
+                Ok(()) => {
+                    copied.push(then);
+                    continue;
+                }
+                Err(AppendError::NoSpace) => CopyRefused::DiskFull,
+                Err(AppendError::Unstorable { what, .. }) => CopyRefused::Unstorable(what),
+                Err(AppendError::Poisoned) => return Err(Error::Poisoned),
+                Err(AppendError::Failed(error)) => return Err(error),
+            };
+            warn!(messages = messages.len(), %refused, "copies are refused");
+            // Nobody listens any more when the shard is gone: nothing to do.
+            let _ = then.send(Err(refused));
+        }
+        Ok(copied)
+    }
+
+    /// Appends what was stuck before and `work`, in order; returns what is in the logs.
+    fn append_ordered(&mut self, work: Vec<Ordered>) -> Result<Vec<Ordered>, Error> {
+        self.stuck.extend(work);
+        let mut done = Vec::new();
+        while !self.stuck.is_empty() {
+            let is_action = |work: &&Ordered| matches!(work, Ordered::Actions(_));
+            let run = self.stuck.iter().take_while(is_action).count();
+            if !self.append_run(run)? {
+                break;
+            }
+            done.extend(self.stuck.drain(..run));
+            if !self.append_control(&mut done)? {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Appends the actions of the first `run` batches; `false` when the disk is full.
+    fn append_run(&mut self, run: usize) -> Result<bool, Error> {
         self.actions.clear();
-        let actions = self
-            .stuck
-            .iter_mut()
-            .flat_map(|batch| batch.actions.drain(..));
-        self.actions.extend(self.unwritten.drain(..).chain(actions));
+        self.actions.append(&mut self.unwritten);
+        for work in self.stuck.iter_mut().take(run) {
+            if let Ordered::Actions(batch) = work {
+                self.actions.append(&mut batch.actions);
+            }
+        }
         while !self.actions.is_empty() {
             match self.store.append_actions(&self.actions) {
                 Ok(()) => break,
@@ -196,7 +248,7 @@ impl Writer {
                     let actions = self.actions.len();
                     warn!(actions, "disk is full: pulls and acks wait");
                     std::mem::swap(&mut self.unwritten, &mut self.actions);
-                    return Ok(Vec::new());
+                    return Ok(false);
                 }
                 Err(AppendError::Unstorable { index, what }) => {
                     error!(what, action = ?self.actions[index], "an action cannot be stored");
@@ -207,7 +259,28 @@ impl Writer {
             }
         }
         self.actions.clear();
-        Ok(std::mem::take(&mut self.stuck))
+        Ok(true)
+    }
+
+    /// Appends the control at the front, if one is there; `false` when the disk is full.
+    fn append_control(&mut self, done: &mut Vec<Ordered>) -> Result<bool, Error> {
+        let Some(Ordered::Control(control, _)) = self.stuck.front() else {
+            return Ok(true);
+        };
+        match self.store.append_control(control) {
+            Ok(()) => done.extend(self.stuck.pop_front()),
+            Err(AppendError::NoSpace) => {
+                warn!("disk is full: a control entry waits");
+                return Ok(false);
+            }
+            Err(AppendError::Unstorable { what, .. }) => {
+                error!(what, ?control, "a control entry cannot be stored");
+                self.stuck.pop_front();
+            }
+            Err(AppendError::Poisoned) => return Err(Error::Poisoned),
+            Err(AppendError::Failed(error)) => return Err(error),
+        }
+        Ok(true)
     }
 }
 
@@ -233,14 +306,23 @@ fn refuse_one(sends: &mut [SendBatch], mut index: usize, message: &NewMessage) {
     }
 }
 
-fn answer_actions(batches: Vec<ActionBatch>) {
-    for batch in batches {
-        match batch.then {
+fn must_be_durable(work: &Ordered) -> bool {
+    match work {
+        Ordered::Actions(batch) => matches!(batch.then, ActionDone::TellDurable(_)),
+        // It is already.
+        Ordered::Control(..) => false,
+    }
+}
+
+fn answer_ordered(work: Ordered) {
+    // Nobody listens any more when the connection or the shard is gone: nothing to do.
+    match work {
+        Ordered::Control(_, tell) => drop(tell.send(())),
+        Ordered::Actions(batch) => match batch.then {
             ActionDone::Nothing => {}
             ActionDone::Answer(responder) => answer_ack(responder),
-            // Nobody listens any more when the connection or the shard is gone: nothing to do.
             ActionDone::TellDurable(tell) => drop(tell.send(())),
-        }
+        },
     }
 }
 

@@ -8,3 +8,4 @@ mod harness;
 mod hostile;
 mod pulls;
 mod sends;
+mod writer;
