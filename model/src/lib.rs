@@ -5,6 +5,7 @@ pub mod message;
 pub mod names;
 pub mod payload;
 pub mod position;
+pub mod property;
 pub mod time;
 
 pub use broker::{BrokerGroup, BrokerRole, BrokerState};

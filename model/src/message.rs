@@ -29,6 +29,10 @@ pub mod property {
     pub const CONSUMER_GROUP: &str = "qmq_consumerGroupName";
     /// Pull sequence a Java consumer notes on receipt; stale copies travel in retries.
     pub const PULL_OFFSET: &str = "qmq_pullOffset";
+    /// Environment it was sent from.
+    pub const ENVIRONMENT: &str = "qmq_env";
+    /// Sub-environment it was sent from.
+    pub const SUB_ENVIRONMENT: &str = "qmq_subEnv";
 }
 
 /// Why a message cannot be sent.
@@ -41,7 +45,9 @@ pub enum MessageError {
     #[error("message id must have 1 to {MESSAGE_ID_UNITS_MAX} characters")]
     MessageId,
     /// Keys and values have at most 32 767 bytes.
-    #[error("property {0:?} is longer than {STRING_BYTES_MAX} bytes: split it or send a reference")]
+    #[error(
+        "property {0:?} is longer than {STRING_BYTES_MAX} bytes: set it with set_large, or send a reference"
+    )]
     PropertyTooLong(String),
     /// At most 10 tags, none empty.
     #[error("a message has at most {TAGS_MAX} tags, none of them empty or over 32 767 bytes")]
