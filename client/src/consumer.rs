@@ -8,23 +8,33 @@ mod inbox;
 mod listener;
 mod puller;
 mod queue;
+mod redelivery;
+mod stream;
+mod subscription;
 
-use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qmq_model::Message;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::error::DrainError;
 pub use builder::ConsumerBuilder;
-use builder::{Session, Subscription};
+use builder::Session;
 pub use delivery::Delivery;
+pub use listener::Failure;
 use listener::Listener;
+pub use queue::Leftovers;
 use queue::Works;
+pub use redelivery::{NackError, Redelivery};
+pub use stream::Deliveries;
+use subscription::Subscription;
+pub use subscription::TagMatch;
 
 /// Most messages of one [`Consumer::pull`].
 const PULL_MAX: usize = 10_000;
@@ -32,6 +42,9 @@ const PULL_MAX: usize = 10_000;
 const PULL_WAIT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait of [`Consumer::pull`].
 const PULL_WAIT_MAX: Duration = Duration::from_secs(5 * 60);
+/// Longest time that giving back and confirming may take at the end, beyond the wait that
+/// [`Consumer::close`] was given, when handlers have used that up.
+const SETTLE_WAIT: Duration = Duration::from_secs(2);
 /// Most handlers of one [`Consumer::run`] at a time.
 const CONCURRENCY_MAX: u32 = 65_536;
 
@@ -59,7 +72,7 @@ impl Consumer {
     /// Takes up to `max` messages (at most 10 000), waiting up to `wait` (100 ms to 5 minutes) for
     /// the first of them. Empty when none came, or the consumer is closed.
     ///
-    /// Every delivery must be acknowledged with [`Delivery::ack`]. Brokers are asked for what is
+    /// Every delivery must be settled with [`Delivery::ack`] or [`Delivery::nack`]. Brokers are asked for what is
     /// wanted and not more, each of them though: what several deliver at once is kept for the next
     /// call.
     pub async fn pull(&self, max: usize, wait: Duration) -> Vec<Delivery> {
@@ -73,50 +86,63 @@ impl Consumer {
         let taken = timeout_at(until, wish.take(max));
         let taken = works.stop.run_until_cancelled(taken).await;
         match taken {
-            Some(Ok(deliveries)) => deliveries,
+            Some(Ok(deliveries)) => deliveries.into_iter().map(Delivery::handed_out).collect(),
             Some(Err(_)) | None => Vec::new(),
         }
+    }
+
+    /// The messages as a stream that ends when the consumer is closed. Every delivery must be
+    /// settled with [`Delivery::ack`] or [`Delivery::nack`].
+    #[must_use]
+    pub fn deliveries(&self) -> Deliveries {
+        let works = &self.0.works;
+        let wish = works.inbox.wish(works.rules.limits.batch, None);
+        Deliveries::new(wish, works.stop.clone())
     }
 
     /// Runs `handler` for every message, up to `concurrency` (1 to 65 536) at a time, until the
     /// consumer is closed; then waits for the running handlers.
     ///
-    /// `Ok` acknowledges the message. After `Err` or a panic the message is given to the handler
-    /// again, first after 100 ms, later every 5 s, until it succeeds or the consumer stops; this
-    /// holds up the confirmation of what was pulled after it from the same broker group.
+    /// `Ok` acknowledges the message. After `Err` or a panic it is handed on as by
+    /// [`Delivery::nack`], or as by [`Delivery::nack_after`] for [`Failure::retry_after`], for as
+    /// long as it takes. Messages of a dead-letter subject have nowhere to go: they are given to the
+    /// handler again, first after 100 ms, later every 5 s, until it succeeds or the consumer stops.
     pub async fn run<H, F, E>(&self, handler: H, concurrency: usize)
     where
         H: Fn(Message) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), E>> + Send,
-        E: Display,
+        E: Into<Failure> + Send,
     {
         let works = &self.0.works;
         let concurrency = u32::try_from(concurrency)
             .unwrap_or(u32::MAX)
             .clamp(1, CONCURRENCY_MAX);
         let slots = Arc::new(Semaphore::new(concurrency as usize));
-        let stock = works.limits.batch.max(concurrency as usize);
+        let stock = works.rules.limits.batch.max(concurrency as usize);
         let mut wish = works.inbox.wish(stock, None);
-        let stop = works.stop.clone();
         let listener = Arc::new(Listener {
             handler,
             slots: Arc::clone(&slots),
-            stop,
+            stop: works.stop.clone(),
+            abort: works.abort.clone(),
         });
-        while let Some(mut taken) = works.stop.run_until_cancelled(wish.take(1)).await {
-            let Some(delivery) = taken.pop() else {
-                continue;
+        loop {
+            // A slot is not held while waiting for a message, because failed ones need it for
+            // another turn; nor a message while waiting for a slot, because it may be given back.
+            let turn = async {
+                wish.ready().await;
+                Arc::clone(&slots).acquire_owned().await
             };
-            // Not while waiting for a message: failed ones need the slot for another turn.
-            let slot = works
-                .stop
-                .run_until_cancelled(Arc::clone(&slots).acquire_owned())
-                .await;
-            let Some(Ok(slot)) = slot else {
-                delivery.leave_open();
+            let Some(Ok(slot)) = works.stop.run_until_cancelled(turn).await else {
                 break;
             };
-            let listener = Arc::clone(&listener);
+            if works.stop.is_cancelled() {
+                break;
+            }
+            let Some(delivery) = wish.take_ready(1).pop() else {
+                continue;
+            };
+            let (delivery, listener) = (delivery.handed_out(), Arc::clone(&listener));
             self.0
                 .handlers
                 .spawn(async move { listener.handle(delivery, slot).await });
@@ -132,37 +158,68 @@ impl Consumer {
     }
 
     /// Stops pulling, waits for running handlers, and confirms what is finished. Messages that were
-    /// pulled and not acknowledged come again when a consumer with this client id starts.
+    /// pulled and not handed out are kept or given back, see [`ConsumerBuilder::on_close`];
+    /// deliveries that are neither acknowledged nor handed on by then stay open, and come again
+    /// when a consumer with this client id starts.
+    ///
+    /// Handlers get up to `wait`; giving back and confirming get what is left of it, at least 2 s.
     ///
     /// # Errors
-    /// When handlers still run or acks are not confirmed after `wait`. Nothing more happens then.
+    /// When handlers still run, or messages are neither given back nor confirmed, at the end.
+    /// Nothing more happens then.
     pub async fn close(&self, wait: Duration) -> Result<(), DrainError> {
         let works = &self.0.works;
         let deadline = Instant::now() + wait;
         works.stop.cancel();
         self.0.handlers.close();
-        let handled = timeout_at(deadline, self.0.handlers.wait()).await;
-        self.0.leave_open();
         works.pulls.close();
-        works.pulls.wait().await;
-        works.drain.cancel();
         works.ackers.close();
+        let handled = timeout_at(deadline, self.0.handlers.wait()).await;
+        let deadline = deadline.max(Instant::now() + SETTLE_WAIT);
+        // Over when it is late: what came of a pull until then is in the inbox.
+        let _ = timeout_at(deadline, works.pulls.wait()).await;
+        let kept = self.0.settle_leftovers(deadline).await;
+        works.drain.cancel();
         let confirmed = timeout_at(deadline, works.ackers.wait()).await;
-        let drained = match (handled, confirmed) {
-            (Ok(()), Ok(())) => Ok(()),
-            (Err(_), _) => Err(("handlers still running", self.0.handlers.len())),
-            (Ok(()), Err(_)) => Err(("acknowledged messages not confirmed", works.confirmable())),
-        };
+        let left = [
+            (
+                "handlers still running",
+                handled.map_or(self.0.handlers.len(), |()| 0),
+            ),
+            ("messages not given back", kept),
+            (
+                "acknowledged messages not confirmed",
+                confirmed.map_or(works.confirmable(), |()| 0),
+            ),
+        ];
         self.0.end();
-        drained.map_err(|(what, left)| DrainError {
-            what,
-            left,
-            waited: wait,
-        })
+        match left.into_iter().find(|(_, left)| *left > 0) {
+            Some((what, left)) => Err(DrainError {
+                what,
+                left,
+                waited: wait,
+            }),
+            None => Ok(()),
+        }
     }
 }
 
 impl Shared {
+    /// Keeps or gives back what nobody has taken; how many should have been given back and were not.
+    async fn settle_leftovers(&self, deadline: Instant) -> usize {
+        match self.works.rules.leftovers {
+            Leftovers::Keep => self.leave_open(),
+            Leftovers::GiveBack => {
+                let mut returns = JoinSet::new();
+                for delivery in self.works.inbox.clear() {
+                    returns.spawn(delivery.give_back());
+                }
+                return give_back_until(deadline, returns).await;
+            }
+        }
+        0
+    }
+
     fn leave_open(&self) {
         self.works
             .inbox
@@ -185,6 +242,36 @@ impl Drop for Shared {
         self.end();
         self.leave_open();
     }
+}
+
+/// Waits for copies to be confirmed; how many were not.
+async fn give_back_until(
+    deadline: Instant,
+    mut returns: JoinSet<Result<Redelivery, NackError>>,
+) -> usize {
+    let mut kept = 0;
+    while let Ok(Some(returned)) = timeout_at(deadline, returns.join_next()).await {
+        match returned {
+            Ok(Ok(_)) => {}
+            // A dead-letter subject keeps its messages by itself.
+            Ok(Err(error @ NackError::NoRetrySubject { .. })) => {
+                error
+                    .into_delivery()
+                    .into_iter()
+                    .for_each(Delivery::leave_open);
+            }
+            Ok(Err(error)) => {
+                warn!(%error, "message not given back");
+                kept += 1;
+                error
+                    .into_delivery()
+                    .into_iter()
+                    .for_each(Delivery::leave_open);
+            }
+            Err(_) => kept += 1,
+        }
+    }
+    kept + returns.len()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

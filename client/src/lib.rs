@@ -24,6 +24,11 @@
 //!
 //! What is promised, and what is not, stands in `docs/client.md`.
 
+/// The examples of `docs/client.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/client.md")]
+struct Examples;
+
 mod balance;
 mod consumer;
 mod discovery;
@@ -34,8 +39,12 @@ mod producer;
 mod retry;
 mod route;
 
-pub use consumer::{Consumer, ConsumerBuilder, Delivery};
+pub use consumer::{
+    Consumer, ConsumerBuilder, Deliveries, Delivery, Failure, Leftovers, NackError, Redelivery,
+    TagMatch,
+};
 pub use error::{BuildError, DrainError, SendError, SendErrorKind};
 pub use identity::default_client_id;
 pub use producer::{Producer, ProducerBuilder};
-pub use qmq_model::Message;
+pub use qmq_model::property::ValueError;
+pub use qmq_model::{Message, UnixMillis};

@@ -45,6 +45,7 @@ struct Shared {
     room_bytes: Arc<Semaphore>,
     route_wait: Duration,
     clock: Arc<dyn Clock>,
+    environment: Option<(String, String)>,
     ids: MessageIds,
     destinations: Mutex<HashMap<RouteKey, Used>>,
     uses: AtomicU64,
@@ -87,6 +88,10 @@ impl Producer {
         message.set_property(property::CREATE_TIME, now.to_string());
         message.set_property(property::EXPIRE_TIME, now.plus(EXPIRES_AFTER).to_string());
         message.set_property(property::APP_CODE, &*self.0.app_code);
+        if let Some((env, sub_env)) = &self.0.environment {
+            message.set_property(property::ENVIRONMENT, env);
+            message.set_property(property::SUB_ENVIRONMENT, sub_env);
+        }
         message
     }
 
@@ -99,9 +104,18 @@ impl Producer {
     /// When the message breaks a rule (at once), no broker is known in time, a broker refuses it
     /// for good, or no attempt was confirmed. See [`SendError::outcome_unknown`].
     pub async fn send(&self, message: Message) -> Result<(), SendError> {
+        self.send_within(message, self.0.route_wait).await
+    }
+
+    /// As [`Self::send`], waiting up to `route_wait` for the first brokers of the subject.
+    pub(crate) async fn send_within(
+        &self,
+        message: Message,
+        route_wait: Duration,
+    ) -> Result<(), SendError> {
         let prepared = self.0.prepare(message)?;
         let room = self.0.until_closed(self.0.wait_for_room(&prepared)).await?;
-        self.0.carry(prepared, room).await
+        self.0.carry(prepared, room, route_wait).await
     }
 
     /// As [`Self::send`], but fails at once when the queue is full.
@@ -111,7 +125,19 @@ impl Producer {
     pub async fn try_send(&self, message: Message) -> Result<(), SendError> {
         let prepared = self.0.prepare(message)?;
         let room = self.0.try_room(&prepared)?;
-        self.0.carry(prepared, room).await
+        self.0.carry(prepared, room, self.0.route_wait).await
+    }
+
+    /// The time now, by the clock of the producer.
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.0.clock.now()
+    }
+
+    /// Ends every send without a result, and all later ones.
+    pub(crate) fn end(&self) {
+        self.0.closed.cancel();
+        self.0.abort.cancel();
+        lock(&self.0.destinations).clear();
     }
 
     /// Messages without a result.
@@ -145,8 +171,7 @@ impl Producer {
     pub async fn close(&self, wait: Duration) -> Result<(), DrainError> {
         self.0.closed.cancel();
         let drained = self.flush(wait).await;
-        self.0.abort.cancel();
-        lock(&self.0.destinations).clear();
+        self.end();
         drained
     }
 }
@@ -209,6 +234,7 @@ impl Shared {
         &self,
         prepared: Prepared,
         room: [OwnedSemaphorePermit; 2],
+        route_wait: Duration,
     ) -> Result<(), SendError> {
         let Prepared {
             key,
@@ -217,7 +243,7 @@ impl Shared {
         } = prepared;
         let destination = self.destination(key);
         let routed = async {
-            let groups = destination.route.first_groups(self.route_wait).await;
+            let groups = destination.route.first_groups(route_wait).await;
             groups.map_err(|why| SendError::new(SendErrorKind::NoRoute, why))
         };
         self.until_closed(routed).await?;
@@ -226,9 +252,11 @@ impl Shared {
             payload,
             message_id,
             destination,
+            group: "".into(),
             reply,
             attempts: 0,
             outcome_unknown: false,
+            unsure: None,
             room,
         };
         self.dispatcher.submit(pending, None);

@@ -1,12 +1,10 @@
-//! Settings of consumers, their bounds, and what makes up a subscription.
+//! Settings of consumers, and their bounds.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qmq_model::names::SubjectKind;
-use qmq_model::{ConsumerGroup, NameError, Subject};
 use qmq_protocol::command::client_register::ClientType;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +13,18 @@ use tokio_util::task::TaskTracker;
 use super::ack_queue::{AckPolicy, KEEP_ALIVE};
 use super::inbox::Inbox;
 use super::puller::PullLimits;
-use super::queue::{QueueKind, Works};
+use super::queue::{Leftovers, Rules, Works};
+use super::redelivery::Redeliverer;
+use super::subscription::{QueueNames, Selection, Subscription, TagMatch};
 use super::{Consumer, PULL_MAX, PULL_WAIT_MAX, Shared, lock};
 use crate::error::BuildError;
 use crate::identity::{check_client_id, default_client_id};
 use crate::link::{Link, RouteKey};
+use crate::producer::Producer;
 use crate::route::Route;
+
+/// Deliveries of a message before it goes to the dead-letter subject, as in the Java client.
+const MAX_RETRIES: u32 = 32;
 
 /// Settings of [`Consumer`]s. All consumers of one builder and its clones share connections.
 #[derive(Clone)]
@@ -31,6 +35,9 @@ pub struct ConsumerBuilder {
     limits: PullLimits,
     unacked_max: Option<usize>,
     policy: AckPolicy,
+    selection: Selection,
+    max_retries: u32,
+    leftovers: Leftovers,
     session: Arc<Session>,
 }
 
@@ -40,14 +47,6 @@ pub(super) struct Session {
     link: Mutex<Option<Arc<Link>>>,
     /// What is being consumed.
     pub(super) open: Mutex<HashSet<Subscription>>,
-}
-
-/// One subject, group and client id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Subscription {
-    subject: String,
-    group: String,
-    client_id: String,
 }
 
 impl ConsumerBuilder {
@@ -68,6 +67,9 @@ impl ConsumerBuilder {
                 linger: Duration::from_millis(100),
                 keep_alive: KEEP_ALIVE,
             },
+            selection: Selection::default(),
+            max_retries: MAX_RETRIES,
+            leftovers: Leftovers::Keep,
             session: Arc::default(),
         }
     }
@@ -132,45 +134,94 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Only messages with any, or with all, of these tags are wanted (at most 127). Brokers choose;
+    /// the others count as consumed by the group, so all its members should want the same. Default:
+    /// every message.
+    #[must_use]
+    pub fn tags<T: Into<String>>(
+        mut self,
+        tag_match: TagMatch,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.selection.tags = Some((tag_match, tags.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Consumes for one environment only: the group is renamed to `<group>_<env>_<sub_env>`, and
+    /// brokers that isolate environments hand out what was sent from this one. Default: none.
+    #[must_use]
+    pub fn environment(mut self, env: impl Into<String>, sub_env: impl Into<String>) -> Self {
+        self.selection.environment = Some((env.into(), sub_env.into()));
+        self
+    }
+
+    /// Acknowledges every message when it is handed out, and drops what was delivered before: a
+    /// message is rather lost than handled twice. Default: at least once.
+    #[must_use]
+    pub fn consume_most_once(mut self) -> Self {
+        self.selection.is_most_once = true;
+        self
+    }
+
+    /// Deliveries of a message before it goes to the dead-letter subject, unless the message says
+    /// otherwise; 0 and 1 mean that it is never retried. Default: 32.
+    #[must_use]
+    pub fn max_retries(mut self, deliveries: u32) -> Self {
+        self.max_retries = deliveries;
+        self
+    }
+
+    /// What [`Consumer::close`] does with messages that were pulled and not handed out. Default:
+    /// [`Leftovers::Keep`].
+    #[must_use]
+    pub fn on_close(mut self, leftovers: Leftovers) -> Self {
+        self.leftovers = leftovers;
+        self
+    }
+
     /// Begins to consume `subject` as a member of `group`: finds the brokers now, pulls when
-    /// [`Consumer::pull`] or [`Consumer::run`] wants messages.
+    /// [`Consumer::pull`], [`Consumer::run`] or [`Consumer::deliveries`] wants messages.
     ///
     /// # Errors
     /// When a setting is outside its bounds, a name or the URL cannot be used, the subscription is
     /// already open, or there is no tokio runtime.
     pub fn subscribe(&self, subject: &str, group: &str) -> Result<Consumer, BuildError> {
+        self.open(subject, Some(group))
+    }
+
+    /// Begins to consume every message of `subject`, whoever else does: the client id is the group.
+    /// It has to be the same after a restart for the consumer to go on where it stopped; what is
+    /// sent before an id is seen for the first time does not come.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub fn subscribe_broadcast(&self, subject: &str) -> Result<Consumer, BuildError> {
+        self.open(subject, None)
+    }
+
+    /// Without a group it is a broadcast.
+    fn open(&self, subject: &str, group: Option<&str>) -> Result<Consumer, BuildError> {
         self.check()?;
         let client_id = self.client_id.clone().unwrap_or_else(default_client_id);
         check_client_id(&client_id)?;
-        let queues = queue_names(subject, group)?;
+        let selection = Selection {
+            is_broadcast: group.is_none(),
+            ..self.selection.clone()
+        };
+        let group = selection.group(group.unwrap_or(&client_id));
+        let names = QueueNames::new(subject, &group)?;
         let link = self.link()?;
         let subscription = Subscription {
             subject: subject.to_owned(),
-            group: group.to_owned(),
+            group,
             client_id,
         };
+        let works = self.works(&subscription, selection, &names, &link)?;
         if !lock(&self.session.open).insert(subscription.clone()) {
             let Subscription { subject, group, .. } = subscription;
             return Err(BuildError::AlreadySubscribed { subject, group });
         }
-        let unacked_max = self.unacked_max.unwrap_or(self.limits.batch * 2);
-        let works = Arc::new(Works {
-            link: Arc::clone(&link),
-            inbox: Arc::new(Inbox::new()),
-            limits: PullLimits {
-                unacked_max,
-                ..self.limits
-            },
-            policy: self.policy,
-            offline: watch::Sender::new(false),
-            stop: CancellationToken::new(),
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-            pulls: TaskTracker::new(),
-            ackers: TaskTracker::new(),
-            group_queues: Mutex::default(),
-        });
-        for (queue, kind) in queues {
+        for (queue, kind) in names.pulled {
             let key = RouteKey {
                 client_type: ClientType::Consumer,
                 subject: queue,
@@ -188,6 +239,42 @@ impl ConsumerBuilder {
             handlers,
             has_ended: AtomicBool::new(false),
         })))
+    }
+
+    fn works(
+        &self,
+        subscription: &Subscription,
+        selection: Selection,
+        names: &QueueNames,
+        link: &Arc<Link>,
+    ) -> Result<Arc<Works>, BuildError> {
+        let producer = Producer::builder(&*self.meta_url, &*self.app_code)
+            .client_id(&*subscription.client_id)
+            .build_on(Arc::clone(link))?;
+        let group = subscription.group.clone();
+        let redeliverer = Redeliverer::new(producer, names.failed.clone(), group, self.max_retries);
+        let limits = PullLimits {
+            unacked_max: self.unacked_max.unwrap_or(self.limits.batch * 2),
+            ..self.limits
+        };
+        Ok(Arc::new(Works {
+            link: Arc::clone(link),
+            inbox: Arc::new(Inbox::new()),
+            rules: Arc::new(Rules {
+                limits,
+                policy: self.policy,
+                selection,
+                leftovers: self.leftovers,
+                redeliverer,
+            }),
+            offline: watch::Sender::new(false),
+            stop: CancellationToken::new(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            pulls: TaskTracker::new(),
+            ackers: TaskTracker::new(),
+            group_queues: Mutex::default(),
+        }))
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -217,7 +304,7 @@ impl ConsumerBuilder {
         if !keep_alive.contains(&self.policy.keep_alive) {
             return setting("keep_alive", "1 ms..=90 s");
         }
-        Ok(())
+        self.selection.check()
     }
 
     fn link(&self) -> Result<Arc<Link>, BuildError> {
@@ -228,58 +315,5 @@ impl ConsumerBuilder {
         let made = Arc::new(Link::new(&self.meta_url, &self.app_code)?);
         *link = Some(Arc::clone(&made));
         Ok(made)
-    }
-}
-
-/// The queues that make up a subscription.
-fn queue_names(subject: &str, group: &str) -> Result<Vec<(String, QueueKind)>, BuildError> {
-    let name_error = |what, name: &str| {
-        let name = name.to_owned();
-        move |source: NameError| BuildError::Name { what, name, source }
-    };
-    let checked = Subject::new(subject).map_err(name_error("subject", subject))?;
-    let group = ConsumerGroup::new(group).map_err(name_error("consumer group", group))?;
-    let mut queues = vec![(subject.to_owned(), QueueKind::Subject)];
-    if checked.kind() == SubjectKind::Real {
-        let retry =
-            Subject::retry(&checked, &group).map_err(name_error("retry subject", subject))?;
-        queues.push((retry.as_str().to_owned(), QueueKind::Retry));
-    }
-    Ok(queues)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(subject: &str, group: &str) -> Vec<String> {
-        queue_names(subject, group)
-            .unwrap()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect()
-    }
-
-    #[test]
-    fn a_subject_brings_its_retry_subject() {
-        assert_eq!(names("a.b", "g"), ["a.b", "%RETRY%a.b%g"]);
-        assert_eq!(names("%DEAD_RETRY%a.b%g", "g"), ["%DEAD_RETRY%a.b%g"]);
-        assert_eq!(names("%RETRY%a.b%g", "g"), ["%RETRY%a.b%g"]);
-    }
-
-    #[test]
-    fn bad_names_are_refused() {
-        for (subject, group) in [
-            ("a b", "g"),
-            ("a/b", "g"),
-            ("a", ""),
-            ("a", "g/h"),
-            ("", "g"),
-        ] {
-            assert!(matches!(
-                queue_names(subject, group),
-                Err(BuildError::Name { .. })
-            ));
-        }
     }
 }

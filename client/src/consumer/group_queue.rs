@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::ack_queue::{AckPolicy, AckQueue, AckRange, AckStep, Haste};
+use super::ack_queue::{AckQueue, AckRange, AckStep, Haste};
+use super::queue::Rules;
 use crate::link::{CallError, Link};
 use crate::route::Route;
 
@@ -34,7 +35,6 @@ pub(crate) struct Reach {
 }
 
 /// Shared by the pull loop, the acker and the deliveries of (queue, broker group).
-#[derive(Debug)]
 pub(crate) struct GroupQueue {
     /// Connections.
     pub link: Arc<Link>,
@@ -44,6 +44,8 @@ pub(crate) struct GroupQueue {
     pub broker_group: Arc<str>,
     /// Where it is.
     pub reach: watch::Receiver<Reach>,
+    /// How messages are treated.
+    pub rules: Arc<Rules>,
     acks: Mutex<AckQueue>,
     finished: Notify,
     has_room: Notify,
@@ -56,15 +58,16 @@ impl GroupQueue {
         route: Arc<Route>,
         broker_group: Arc<str>,
         reach: watch::Receiver<Reach>,
-        policy: AckPolicy,
+        rules: Arc<Rules>,
     ) -> Self {
-        let acks = Mutex::new(AckQueue::new(policy, now()));
+        let acks = Mutex::new(AckQueue::new(rules.policy, now()));
         let (finished, has_room) = (Notify::new(), Notify::new());
         Self {
             link,
             route,
             broker_group,
             reach,
+            rules,
             acks,
             finished,
             has_room,
@@ -168,7 +171,7 @@ impl GroupQueue {
             consumer_id: &key.client_id,
             pull_begin: range.first,
             pull_last: range.last,
-            is_broadcast: false,
+            is_broadcast: self.rules.selection.is_broadcast,
         };
         let address = Arc::clone(&self.reach.borrow().master);
         let write = |out: &mut BytesMut| request.encode(VERSION, out);
@@ -189,6 +192,15 @@ impl GroupQueue {
             Ok(frame) => Err(format!("{address} answers with code {}", frame.header.code)),
             Err(CallError::NotSent(text) | CallError::NoReply(text)) => Err(text),
         }
+    }
+}
+
+impl std::fmt::Debug for GroupQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupQueue")
+            .field("route", &self.route)
+            .field("broker_group", &self.broker_group)
+            .finish_non_exhaustive()
     }
 }
 

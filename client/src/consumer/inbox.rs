@@ -4,7 +4,7 @@
 //! other consumer of the group gets it.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -41,8 +41,8 @@ struct State<T> {
 
 /// The wish of one caller; ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Wish<'a, T> {
-    inbox: &'a Inbox<T>,
+pub(crate) struct Wish<T> {
+    inbox: Arc<Inbox<T>>,
     messages: usize,
     is_standing: bool,
 }
@@ -69,7 +69,7 @@ impl<T> Inbox<T> {
     }
 
     /// A caller wants `messages` until `until`; with `None` it always wants so many in stock.
-    pub(crate) fn wish(&self, messages: usize, until: Option<Instant>) -> Wish<'_, T> {
+    pub(crate) fn wish(self: &Arc<Self>, messages: usize, until: Option<Instant>) -> Wish<T> {
         let mut state = self.lock();
         state.until = match state.callers {
             0 => until,
@@ -80,7 +80,7 @@ impl<T> Inbox<T> {
         self.publish(&state);
         drop(state);
         Wish {
-            inbox: self,
+            inbox: Arc::clone(self),
             messages,
             is_standing: until.is_none(),
         }
@@ -115,11 +115,12 @@ impl<T> Inbox<T> {
     }
 }
 
-impl<T> Wish<'_, T> {
+impl<T> Wish<T> {
     /// Waits until there is a message and takes up to `max`.
     pub(crate) async fn take(&mut self, max: usize) -> Vec<T> {
+        let inbox = Arc::clone(&self.inbox);
         loop {
-            let mut arrived = std::pin::pin!(self.inbox.arrived.notified());
+            let mut arrived = std::pin::pin!(inbox.arrived.notified());
             // From here on an arrival is noticed even before it is awaited.
             arrived.as_mut().enable();
             let taken = self.take_ready(max);
@@ -130,8 +131,22 @@ impl<T> Wish<'_, T> {
         }
     }
 
-    fn take_ready(&mut self, max: usize) -> Vec<T> {
-        let mut state = self.inbox.lock();
+    /// Waits until there is a message that nobody has taken.
+    pub(crate) async fn ready(&self) {
+        loop {
+            let mut arrived = std::pin::pin!(self.inbox.arrived.notified());
+            arrived.as_mut().enable();
+            if !self.inbox.lock().ready.is_empty() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Takes up to `max` of what is there.
+    pub(crate) fn take_ready(&mut self, max: usize) -> Vec<T> {
+        let inbox = Arc::clone(&self.inbox);
+        let mut state = inbox.lock();
         let count = max.min(state.ready.len());
         let taken = state.ready.drain(..count).collect();
         if !self.is_standing {
@@ -140,12 +155,12 @@ impl<T> Wish<'_, T> {
             self.messages -= fulfilled;
             state.wanted -= fulfilled;
         }
-        self.inbox.publish(&state);
+        inbox.publish(&state);
         taken
     }
 }
 
-impl<T> Drop for Wish<'_, T> {
+impl<T> Drop for Wish<T> {
     fn drop(&mut self) {
         let mut state = self.inbox.lock();
         state.callers -= 1;
@@ -162,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn demand_is_what_callers_want_and_is_not_here() {
-        let inbox = Inbox::new();
+        let inbox = Arc::new(Inbox::new());
         let demand = inbox.watch_demand();
         let soon = Instant::now() + Duration::from_secs(1);
         let mut first = inbox.wish(3, Some(soon));
@@ -185,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_standing_wish_is_never_fulfilled() {
-        let inbox = Inbox::new();
+        let inbox = Arc::new(Inbox::new());
         let demand = inbox.watch_demand();
         let mut stock = inbox.wish(2, None);
         inbox.put(['a', 'b', 'c']);
@@ -197,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_caller_gets_what_arrives() {
-        let inbox = Inbox::new();
+        let inbox = Arc::new(Inbox::new());
         let mut wish = inbox.wish(1, None);
         let (taken, ()) = tokio::join!(wish.take(1), async {
             tokio::task::yield_now().await;

@@ -13,12 +13,14 @@ use qmq_protocol::frame::VERSION;
 use qmq_protocol::{CommandCode, Decode, Encode, Frame, ResultCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::ack_queue::Admission;
 use super::delivery::Delivery;
 use super::group_queue::GroupQueue;
 use super::inbox::{Demand, Inbox};
+use super::queue::Leftovers;
 use crate::retry::Backoff;
 
 /// How far before the requested wait an empty reply still counts as "waited": clocks and timers of
@@ -38,7 +40,7 @@ pub(crate) struct PullLimits {
     pub unacked_max: usize,
 }
 
-/// Pulls one queue from one broker group for as long as it is polled.
+/// Pulls one queue from one broker group until it is stopped.
 pub(crate) struct Puller {
     /// What is pulled, and what is held of it.
     pub queue: Arc<GroupQueue>,
@@ -46,8 +48,8 @@ pub(crate) struct Puller {
     pub inbox: Arc<Inbox<Delivery>>,
     /// Whether an operator has taken the consumer offline.
     pub offline: watch::Receiver<bool>,
-    /// Bounds.
-    pub limits: PullLimits,
+    /// Ends pulling.
+    pub stop: CancellationToken,
 }
 
 /// What a pull came to.
@@ -64,10 +66,17 @@ impl Puller {
     pub(crate) async fn run(mut self) {
         let mut demand = self.inbox.watch_demand();
         let mut failures = 0;
-        loop {
-            let (wanted, wait) = self.ready(&mut demand).await;
+        let stop = self.stop.clone();
+        while let Some((wanted, wait)) = stop.run_until_cancelled(self.ready(&mut demand)).await {
             let key = self.queue.route.key();
-            match self.pull(wanted, wait).await {
+            let pull = self.pull(wanted, wait);
+            let pulled = match self.queue.rules.leftovers {
+                Leftovers::Keep => stop.run_until_cancelled(pull).await,
+                // What the broker has assigned in the meantime is to be given back.
+                Leftovers::GiveBack => Some(pull.await),
+            };
+            let Some(pulled) = pulled else { return };
+            match pulled {
                 Pulled::Go => {
                     failures = 0;
                     continue;
@@ -86,26 +95,27 @@ impl Puller {
             }
             failures += 1;
             let pause = Backoff::CONSUME.delay(failures, rand::random());
-            tokio::time::sleep(pause).await;
+            let paused = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            if paused.is_none() {
+                return;
+            }
         }
     }
 
     /// Waits until a pull makes sense; how many messages it is for and how long it may wait.
     async fn ready(&mut self, demand: &mut watch::Receiver<Demand>) -> (usize, Duration) {
         let mut reach = self.queue.reach.clone();
+        let limits = self.queue.rules.limits;
         loop {
             let wish = *demand.borrow_and_update();
             let is_online = !*self.offline.borrow_and_update();
             let is_listed = reach.borrow_and_update().is_listed;
-            let room = self
-                .limits
-                .unacked_max
-                .saturating_sub(self.queue.acks().len());
-            let wanted = wish.messages.min(self.limits.batch).min(room);
+            let room = limits.unacked_max.saturating_sub(self.queue.acks().len());
+            let wanted = wish.messages.min(limits.batch).min(room);
             let left = wish
                 .until
                 .map(|until| until.saturating_duration_since(Instant::now()));
-            let wait = left.map_or(self.limits.wait, |left| left.min(self.limits.wait));
+            let wait = left.map_or(limits.wait, |left| left.min(limits.wait));
             if wanted > 0 && is_online && is_listed && !wait.is_zero() {
                 return (wanted, wait);
             }
@@ -136,12 +146,12 @@ impl Puller {
             pull_begin,
             pull_last,
             timeout_ms: i64::try_from(wait.as_millis()).unwrap_or(i64::MAX),
-            is_broadcast: false,
-            filters: Vec::new(),
+            is_broadcast: self.queue.rules.selection.is_broadcast,
+            filters: self.queue.rules.selection.filters(),
         };
         let address = Arc::clone(&self.queue.reach.borrow().master);
         let write = |out: &mut BytesMut| request.encode(VERSION, out);
-        let (asked, longest) = (Instant::now(), wait + self.limits.allowance);
+        let (asked, longest) = (Instant::now(), wait + self.queue.rules.limits.allowance);
         let reply = self
             .queue
             .link
@@ -199,9 +209,13 @@ impl Puller {
         Pulled::Go
     }
 
-    /// The message as the application sees it; `None` when it is meant for another group only.
+    /// The message as the application sees it; `None` when it is meant for another group only, or was
+    /// delivered before and must not be again.
     fn for_us(&self, mut message: Message) -> Option<Message> {
         let key = self.queue.route.key();
+        if self.queue.rules.selection.is_most_once && message.times() > 1 {
+            return None;
+        }
         // What lies in a dead-letter subject is for whoever listens there: its messages still name
         // the group that gave them up.
         if let SubjectKind::DeadLetter { .. } = SubjectKind::of(&key.subject) {

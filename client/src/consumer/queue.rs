@@ -12,9 +12,38 @@ use super::delivery::Delivery;
 use super::group_queue::{GroupQueue, Reach};
 use super::inbox::Inbox;
 use super::puller::{PullLimits, Puller};
+use super::redelivery::Redeliverer;
+use super::subscription::Selection;
 use crate::link::Link;
 use crate::route::Route;
 use crate::route::cache::{RouteGroup, RouteView};
+
+/// What becomes of messages that were pulled and not handed out when a consumer is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leftovers {
+    /// They stay unacknowledged and come again when a consumer with this client id starts. Right for
+    /// a restart.
+    Keep,
+    /// They are put into the retry subject and acknowledged, so that other members of the group get
+    /// them after the retry delay of the broker. The request under way is waited for (up to
+    /// [`pull_wait`](crate::ConsumerBuilder::pull_wait)). Right when this client id does not come
+    /// back.
+    GiveBack,
+}
+
+/// How one consumer treats messages.
+pub(crate) struct Rules {
+    /// Bounds of pulls.
+    pub limits: PullLimits,
+    /// When acks are sent.
+    pub policy: AckPolicy,
+    /// Which messages are wanted.
+    pub selection: Selection,
+    /// What becomes of the rest at the end.
+    pub leftovers: Leftovers,
+    /// Hands on what was not handled.
+    pub redeliverer: Redeliverer,
+}
 
 /// What the tasks of one consumer share.
 pub(crate) struct Works {
@@ -22,10 +51,8 @@ pub(crate) struct Works {
     pub link: Arc<Link>,
     /// Where messages go.
     pub inbox: Arc<Inbox<Delivery>>,
-    /// Bounds of pulls.
-    pub limits: PullLimits,
-    /// When acks are sent.
-    pub policy: AckPolicy,
+    /// How messages are treated.
+    pub rules: Arc<Rules>,
     /// Whether an operator has taken the consumer offline.
     pub offline: watch::Sender<bool>,
     /// Ends pulling.
@@ -65,6 +92,7 @@ impl Works {
     pub(crate) fn end(&self) {
         self.stop.cancel();
         self.abort.cancel();
+        self.rules.redeliverer.end();
         let queues = self
             .group_queues
             .lock()
@@ -137,7 +165,7 @@ impl Works {
             Arc::clone(route),
             Arc::clone(&group.name),
             reach,
-            self.policy,
+            Arc::clone(&self.rules),
         ));
         self.group_queues
             .lock()
@@ -147,11 +175,12 @@ impl Works {
             queue: Arc::clone(&queue),
             inbox: Arc::clone(&self.inbox),
             offline: self.offline.subscribe(),
-            limits: self.limits,
+            stop: self.stop.clone(),
         };
-        let (stop, drain, abort) = (self.stop.clone(), self.drain.clone(), self.abort.clone());
+        let (drain, abort) = (self.drain.clone(), self.abort.clone());
+        let aborted = abort.clone();
         self.pulls
-            .spawn(async move { stop.run_until_cancelled(puller.run()).await });
+            .spawn(async move { aborted.run_until_cancelled(puller.run()).await });
         self.ackers.spawn(async move {
             abort
                 .run_until_cancelled(queue.keep_confirming(drain))

@@ -32,6 +32,7 @@ pub struct ProducerBuilder {
     route_wait: Duration,
     limits: DispatchLimits,
     clock: Arc<dyn Clock>,
+    environment: Option<(String, String)>,
 }
 
 impl ProducerBuilder {
@@ -45,6 +46,7 @@ impl ProducerBuilder {
             route_wait: Duration::from_secs(3),
             limits: DispatchLimits {
                 attempts_max: 10,
+                same_group_max: 6,
                 request_wait: Duration::from_secs(5),
                 lane: LaneLimits {
                     batch_max: 30,
@@ -53,6 +55,7 @@ impl ProducerBuilder {
                 },
             },
             clock: Arc::new(SystemClock),
+            environment: None,
         }
     }
 
@@ -107,6 +110,24 @@ impl ProducerBuilder {
         self
     }
 
+    /// Of these, how many go to a broker group that may have stored the message without confirming
+    /// it, before another group gets it: a broker notices a repeat, another one stores a second
+    /// copy. Default: 6, which lasts about a second beside the time-outs.
+    #[must_use]
+    pub fn same_group_attempts_max(mut self, attempts: u32) -> Self {
+        self.limits.same_group_max = attempts;
+        self
+    }
+
+    /// Environment and sub-environment that messages are marked with (`qmq_env`, `qmq_subEnv`), so
+    /// that consumers of that environment only get them where brokers isolate environments.
+    /// Default: none.
+    #[must_use]
+    pub fn environment(mut self, env: impl Into<String>, sub_env: impl Into<String>) -> Self {
+        self.environment = Some((env.into(), sub_env.into()));
+        self
+    }
+
     /// Longest wait for the reply to one request. Default: 5 s.
     #[must_use]
     pub fn request_timeout(mut self, wait: Duration) -> Self {
@@ -134,10 +155,15 @@ impl ProducerBuilder {
     /// When a setting is outside its bounds, the URL or the client id cannot be used, or there is
     /// no tokio runtime.
     pub fn build(self) -> Result<Producer, BuildError> {
+        let link = Arc::new(Link::new(&self.meta_url, &self.app_code)?);
+        self.build_on(link)
+    }
+
+    /// As [`Self::build`], on connections that exist.
+    pub(crate) fn build_on(self, link: Arc<Link>) -> Result<Producer, BuildError> {
         self.check()?;
         let client_id = self.client_id.unwrap_or_else(default_client_id);
         check_client_id(&client_id)?;
-        let link = Arc::new(Link::new(&self.meta_url, &self.app_code)?);
         let abort = CancellationToken::new();
         let dispatcher = Dispatcher::new(Arc::clone(&link), self.limits, abort.clone());
         let shared = Shared {
@@ -149,6 +175,7 @@ impl ProducerBuilder {
             room_bytes: Arc::new(Semaphore::new(self.queue_bytes_max)),
             route_wait: self.route_wait,
             clock: self.clock,
+            environment: self.environment,
             ids: MessageIds::starting_at(rand::random()),
             destinations: Mutex::default(),
             uses: AtomicU64::new(0),
@@ -183,6 +210,9 @@ impl ProducerBuilder {
         }
         if !(1..=1_000).contains(&self.limits.attempts_max) {
             return setting("attempts_max", "1..=1000");
+        }
+        if !(1..=1_000).contains(&self.limits.same_group_max) {
+            return setting("same_group_attempts_max", "1..=1000");
         }
         Ok(())
     }

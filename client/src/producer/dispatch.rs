@@ -17,6 +17,7 @@ use crate::error::{SendError, SendErrorKind};
 use crate::link::{CallError, Link};
 use crate::retry::{Backoff, Verdict, judge_message, judge_reply};
 use crate::route::Route;
+use crate::route::cache::RouteGroup;
 
 /// A subject the producer sends to.
 #[derive(Debug)]
@@ -36,14 +37,27 @@ pub(crate) struct Pending {
     pub message_id: Box<[u8]>,
     /// Where it goes.
     pub destination: Arc<Destination>,
+    /// Name of the broker group of the last attempt; empty before the first.
+    pub group: Arc<str>,
     /// Who waits for the result. Nobody may.
     pub reply: oneshot::Sender<Result<(), SendError>>,
     /// Requests that carried it.
     pub attempts: u32,
     /// Whether one of them may have stored it.
     pub outcome_unknown: bool,
+    /// The broker group that may have stored it.
+    pub unsure: Option<Unsure>,
     /// Room in the queue of the producer, given back with the result.
     pub room: [OwnedSemaphorePermit; 2],
+}
+
+/// A broker group that may have stored a message although it did not confirm it. It is asked again
+/// first: there the broker notices the repeat, while another group would store a second copy.
+#[derive(Debug)]
+pub(crate) struct Unsure {
+    group: Arc<str>,
+    /// Further attempts it gets before others do.
+    attempts_left: u32,
 }
 
 impl Batchable for Pending {
@@ -63,6 +77,16 @@ impl Pending {
         let _ = self.reply.send(result);
     }
 
+    /// The index of the group that may have stored it, if that one gets another attempt.
+    fn repeat_in(&mut self, groups: &[RouteGroup]) -> Option<usize> {
+        let unsure = self
+            .unsure
+            .as_mut()
+            .filter(|unsure| unsure.attempts_left > 0)?;
+        unsure.attempts_left -= 1;
+        groups.iter().position(|group| group.name == unsure.group)
+    }
+
     fn fail(self, kind: SendErrorKind, detail: &str) {
         let error = SendError::new(kind, detail).after(self.attempts, self.outcome_unknown);
         debug!(
@@ -80,6 +104,9 @@ impl Pending {
 pub(crate) struct DispatchLimits {
     /// Requests that may carry one message.
     pub attempts_max: u32,
+    /// Of these, how many the same group gets once it may have stored the message, the one with the
+    /// unknown outcome included.
+    pub same_group_max: u32,
     /// Longest wait for the reply to one of them.
     pub request_wait: Duration,
     /// Bounds of a request.
@@ -109,17 +136,19 @@ impl Dispatcher {
         }
     }
 
-    /// Puts a message into the lane of a broker, of another one than `avoided` if possible.
-    pub(crate) fn submit(self: &Arc<Self>, pending: Pending, avoided: Option<&str>) {
+    /// Puts a message into the lane of a broker: of the group that may have it, otherwise of
+    /// another one than `avoided` if possible.
+    pub(crate) fn submit(self: &Arc<Self>, mut pending: Pending, avoided: Option<&str>) {
         let groups = pending.destination.route.groups();
-        let chosen = {
+        let again = pending.repeat_in(&groups);
+        let chosen = again.or_else(|| {
             let (health, now) = (lock(&self.health), Instant::now());
             lock(&pending.destination.turns).choose(
                 groups.len(),
                 |i| health.is_available(&groups[i].master, now),
                 |i| Some(&*groups[i].master) == avoided,
             )
-        };
+        });
         let Some(index) = chosen else {
             pending.fail(
                 SendErrorKind::NoRoute,
@@ -128,6 +157,7 @@ impl Dispatcher {
             return;
         };
         let address = Arc::clone(&groups[index].master);
+        pending.group = Arc::clone(&groups[index].name);
         if lock(&self.lanes).push(&address, pending) {
             let dispatcher = Arc::clone(self);
             // Ends when the lane is empty; every message of it gets a result.
@@ -206,6 +236,12 @@ impl Dispatcher {
                     outcome_unknown,
                 } => {
                     pending.outcome_unknown |= outcome_unknown;
+                    if outcome_unknown && pending.unsure.is_none() {
+                        pending.unsure = Some(Unsure {
+                            group: Arc::clone(&pending.group),
+                            attempts_left: self.limits.same_group_max - 1,
+                        });
+                    }
                     if not_writable && lock(&self.health).on_not_writable(address, Instant::now()) {
                         warn!(%address, detail, "broker takes no sends, others are preferred");
                     }

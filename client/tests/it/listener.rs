@@ -13,6 +13,7 @@ use crate::fake::meta::FakeMeta;
 use crate::fake::{PATIENCE, wait_for};
 
 const SUBJECT: &str = "order.changed";
+const RETRY: &str = "%RETRY%order.changed%billing";
 
 struct Setting {
     meta: FakeMeta,
@@ -63,7 +64,7 @@ async fn handles_every_message_with_bounded_concurrency() {
 }
 
 #[tokio::test]
-async fn failed_and_panicked_messages_are_handled_again() {
+async fn failed_and_panicked_messages_come_again_by_the_retry_subject() {
     let setting = Setting::with_messages(3).await;
     let consumer = setting.consumer();
     let attempts = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
@@ -76,6 +77,7 @@ async fn failed_and_panicked_messages_are_handled_again() {
                     let mut attempts = attempts.lock().unwrap();
                     let attempt = attempts.entry(message.message_id.clone()).or_default();
                     *attempt += 1;
+                    assert_eq!(usize::try_from(message.times()), Ok(*attempt));
                     *attempt
                 };
                 match (&*message.message_id, attempt) {
@@ -88,6 +90,8 @@ async fn failed_and_panicked_messages_are_handled_again() {
     };
     let stop = async {
         setting.broker.wait_acked(SUBJECT, 2).await;
+        // Twice the first, once the second.
+        setting.broker.wait_acked(RETRY, 2).await;
         consumer.close(PATIENCE).await.unwrap();
     };
     // One slot: a failed message must not block the others while it waits.

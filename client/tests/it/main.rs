@@ -4,7 +4,10 @@
 
 mod consumer;
 mod fake;
+mod leftovers;
 mod listener;
 mod producer;
+mod redelivery;
 mod route;
+mod selection;
 mod stress;

@@ -182,6 +182,56 @@ async fn a_lost_reply_is_an_unknown_outcome() {
 }
 
 #[tokio::test]
+async fn a_send_without_an_answer_is_repeated_to_the_same_group_first() {
+    let (one, two) = (FakeBroker::start().await, FakeBroker::start().await);
+    let groups = [("group-1", one.address()), ("group-2", two.address())];
+    let meta = FakeMeta::start(&groups).await;
+    let producer = builder(&meta)
+        .request_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    // Whichever comes first stores it and says nothing, then refuses for a known reason.
+    for broker in [&one, &two] {
+        broker.script_sends([Script::Silence, Script::Code(52)]);
+    }
+    producer.send(named(&producer, "m")).await.unwrap();
+    let mut sent = [one.sent_ids().len(), two.sent_ids().len()];
+    sent.sort_unstable();
+    assert_eq!(
+        sent,
+        [0, 3],
+        "a second group would have stored a second copy"
+    );
+}
+
+#[tokio::test]
+async fn a_group_that_never_answers_is_given_up_after_a_bounded_number_of_attempts() {
+    let (silent, good) = (FakeBroker::start().await, FakeBroker::start().await);
+    let groups = [("group-1", silent.address()), ("group-2", good.address())];
+    let meta = FakeMeta::start(&groups).await;
+    silent.script_sends(std::iter::repeat_n(Script::Silence, 100));
+    let producer = builder(&meta)
+        .request_timeout(Duration::from_millis(100))
+        .same_group_attempts_max(3)
+        .build()
+        .unwrap();
+    for n in 0..4 {
+        let message = named(&producer, &format!("m-{n}"));
+        producer.send(message).await.unwrap();
+    }
+    let sent = silent.sent_ids();
+    assert!(!sent.is_empty(), "one in two begins there");
+    for id in &sent {
+        let attempts = sent.iter().filter(|other| *other == id).count();
+        assert!(
+            attempts <= 3,
+            "{id} was sent {attempts} times to a silent broker"
+        );
+    }
+    assert_eq!(sent.iter().filter(|id| *id == &sent[0]).count(), 3);
+}
+
+#[tokio::test]
 async fn an_unreachable_broker_is_a_known_outcome() {
     let meta = {
         let gone = FakeBroker::start().await;
@@ -329,6 +379,7 @@ async fn settings_and_urls_are_checked_when_built() {
         Producer::builder(url, "a").batch_max(0),
         Producer::builder(url, "a").in_flight_max(0),
         Producer::builder(url, "a").attempts_max(0),
+        Producer::builder(url, "a").same_group_attempts_max(0),
     ];
     assert!(bad.into_iter().all(|builder| builder.build().is_err()));
     let outside = std::thread::spawn(move || Producer::builder(url, "a").build());

@@ -1,14 +1,15 @@
-//! A broker: keeps messages of each subject in memory, for one consumer group, and notes every
-//! request. Tests may script the answers to sends, pulls and acks.
+//! A broker: keeps messages of each subject in memory, and notes every request. Every group begins
+//! with the first message; retry subjects are served without delay. Tests may script the answers to
+//! sends, pulls and acks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qmq_model::{Message, PullSequence, UnixMillis};
+use qmq_model::{Message, Payload, PullSequence, UnixMillis};
 use qmq_protocol::command::ack::AckRequest;
-use qmq_protocol::command::pull::{PullRequest, put_pull_header};
+use qmq_protocol::command::pull::{PullRequest, TagFilter, TagMatch, put_pull_header};
 use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult};
 use qmq_protocol::{CommandCode, Decode, ResultCode};
 use qmq_remoting::{Request, Responder, Service, answer_unknown};
@@ -39,6 +40,8 @@ pub(crate) struct SeenPull {
     pub(crate) begin: i64,
     pub(crate) last: i64,
     pub(crate) num: i32,
+    pub(crate) is_broadcast: bool,
+    pub(crate) environment: Option<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub(crate) struct SeenAck {
     pub(crate) consumer_id: String,
     pub(crate) begin: i64,
     pub(crate) last: i64,
+    pub(crate) is_broadcast: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +66,8 @@ pub(crate) struct BrokerState {
     pub(crate) fail_once: HashMap<String, i32>,
     /// While set, sends wait.
     pub(crate) holds_sends: bool,
+    /// While set, messages are assigned to pulls and the replies wait.
+    pub(crate) holds_pulls: bool,
     pub(crate) queues: HashMap<String, Queue>,
 }
 
@@ -69,8 +75,10 @@ pub(crate) struct BrokerState {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     stored: Vec<Bytes>,
-    next: usize,
-    consumers: HashMap<String, Progress>,
+    /// Group -> first message it has not seen.
+    next: HashMap<String, usize>,
+    /// By group and client id.
+    consumers: HashMap<(String, String), Progress>,
 }
 
 #[derive(Debug)]
@@ -93,12 +101,9 @@ impl BrokerState {
     pub(crate) fn is_consumed(&self, subject: &str) -> bool {
         let queue = self.queues.get(subject);
         queue.is_none_or(|queue| {
-            let all_handed_out = queue.next == queue.stored.len();
-            all_handed_out
-                && queue
-                    .consumers
-                    .values()
-                    .all(|progress| progress.held.is_empty())
+            let seen = queue.next.values().min().copied().unwrap_or(0);
+            let all_handed_out = seen == queue.stored.len();
+            all_handed_out && queue.is_acked()
         })
     }
 }
@@ -154,6 +159,27 @@ impl FakeBroker {
                 .stored
                 .extend(payloads);
         });
+    }
+
+    /// What is stored under a subject, in order.
+    pub(crate) fn stored(&self, subject: &str) -> Vec<Message> {
+        let state = self.state.borrow();
+        let stored = state.queues.get(subject).map(|queue| &queue.stored);
+        let read = |bytes| Message::from_payload(&Payload::split_first(bytes).expect("valid").0);
+        stored
+            .into_iter()
+            .flatten()
+            .map(|bytes| read(bytes))
+            .collect()
+    }
+
+    /// Waits until so many messages are stored under a subject.
+    pub(crate) async fn wait_stored(&self, subject: &str, count: usize) {
+        wait_for(&self.state, |state| {
+            let queue = state.queues.get(subject)?;
+            (queue.stored.len() >= count).then_some(())
+        })
+        .await;
     }
 
     /// Every id that was stored by a send, in order.
@@ -275,7 +301,9 @@ fn next_script(scripts: &mut VecDeque<Script>, subject: &str) -> Script {
 async fn pull(state: &watch::Sender<BrokerState>, request: &Request, responder: Responder) {
     let version = request.header.version;
     let asked = PullRequest::decode(version, &request.body).expect("a pull request");
-    assert!(asked.filters.is_empty() && asked.offset == -1 && !asked.is_broadcast);
+    assert!(
+        asked.offset == -1 && (!asked.is_broadcast || asked.group.starts_with(asked.consumer_id))
+    );
     let mut script = Script::Serve;
     state.send_modify(|state| {
         script = next_script(&mut state.pull_scripts, asked.subject);
@@ -286,6 +314,10 @@ async fn pull(state: &watch::Sender<BrokerState>, request: &Request, responder: 
             begin: asked.pull_begin,
             last: asked.pull_last,
             num: asked.request_num,
+            is_broadcast: asked.is_broadcast,
+            environment: asked
+                .sub_env_filter()
+                .map(|(env, sub_env)| (env.to_owned(), sub_env.to_owned())),
         });
     });
     match script {
@@ -295,6 +327,9 @@ async fn pull(state: &watch::Sender<BrokerState>, request: &Request, responder: 
     }
     let wait = Duration::from_millis(asked.timeout_ms.try_into().unwrap_or(0));
     let found = tokio::time::timeout(wait, available(state, &asked, &script)).await;
+    if found.is_ok() {
+        wait_for(state, |state| (!state.holds_pulls).then_some(())).await;
+    }
     match found {
         Ok(_) if matches!(script, Script::Lose) => forget(responder),
         Ok((first, payloads)) => responder.send(ResultCode::Success.code(), |out| {
@@ -329,6 +364,13 @@ async fn available(
 }
 
 impl Queue {
+    /// Whether everything handed out is acked.
+    pub(crate) fn is_acked(&self) -> bool {
+        self.consumers
+            .values()
+            .all(|progress| progress.held.is_empty())
+    }
+
     fn assign(&mut self, asked: &PullRequest<'_>, script: &Script) -> Option<(i64, Vec<Bytes>)> {
         let fresh = || Progress {
             pulled: -1,
@@ -337,7 +379,7 @@ impl Queue {
         };
         let progress = self
             .consumers
-            .entry(asked.consumer_id.to_owned())
+            .entry((asked.group.to_owned(), asked.consumer_id.to_owned()))
             .or_insert_with(fresh);
         let num = usize::try_from(asked.request_num).expect("a positive number");
         let known = asked.pull_last.max(progress.acked);
@@ -354,15 +396,39 @@ impl Queue {
                 ));
             }
         }
-        let fresh: Vec<_> = self.stored[self.next..].iter().take(num).cloned().collect();
-        if fresh.is_empty() {
-            return None;
+        let next = self.next.entry(asked.group.to_owned()).or_default();
+        let wanted = |at: &usize| {
+            asked
+                .tag_filter()
+                .is_none_or(|tags| has(&self.stored[*at], tags))
+        };
+        let mut places: Vec<usize> = (*next..self.stored.len())
+            .filter(wanted)
+            .take(num)
+            .collect();
+        if let (Some(&first), true) = (places.first(), asked.is_broadcast) {
+            // Numbered by message, and a reply has no holes.
+            places = places
+                .into_iter()
+                .zip(first..)
+                .take_while(|(at, n)| at == n)
+                .map(|(at, _)| at)
+                .collect();
+            progress.pulled = i64::try_from(first).expect("few messages") - 1;
         }
+        let Some(&last) = places.last() else {
+            *next = self.stored.len();
+            return None;
+        };
         if let Script::Skip(count) = script {
             progress.pulled += count;
         }
         let first = progress.pulled + 1;
-        self.next += fresh.len();
+        *next = last + 1;
+        let fresh: Vec<_> = places
+            .into_iter()
+            .map(|at| self.stored[at].clone())
+            .collect();
         for payload in &fresh {
             progress.pulled += 1;
             progress.held.insert(progress.pulled, payload.clone());
@@ -373,7 +439,7 @@ impl Queue {
     fn ack(&mut self, ack: &AckRequest<'_>) {
         let progress = self
             .consumers
-            .get_mut(ack.consumer_id)
+            .get_mut(&(ack.group.to_owned(), ack.consumer_id.to_owned()))
             .expect("it pulled before");
         let below = progress.held.range(..ack.pull_begin).next();
         assert_eq!(below, None, "acks come in order");
@@ -384,6 +450,18 @@ impl Queue {
             );
         }
         progress.acked = ack.pull_last;
+    }
+}
+
+/// Whether a message has the tags of a filter.
+fn has(bytes: &[u8], filter: &TagFilter<'_>) -> bool {
+    let (payload, _) = Payload::split_first(bytes).expect("valid");
+    let mut wanted = filter.tags.iter();
+    let has = |tag: &&[u8]| payload.tag_iter().any(|of_message| of_message == *tag);
+    match filter.tag_match {
+        TagMatch::Any => wanted.any(has),
+        TagMatch::All => wanted.all(has),
+        other => panic!("our client never sends {other:?}"),
     }
 }
 
@@ -401,6 +479,7 @@ fn ack(state: &watch::Sender<BrokerState>, request: &Request, responder: Respond
             consumer_id: ack.consumer_id.to_owned(),
             begin: ack.pull_begin,
             last: ack.pull_last,
+            is_broadcast: ack.is_broadcast,
         });
     });
     match script {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qmq_model::{BrokerGroup, BrokerState};
 use qmq_protocol::command::client_register::{
-    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, OnOfflineState,
+    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType, OnOfflineState,
 };
 use qmq_protocol::{CommandCode, Decode, Encode, ResultCode};
 use qmq_remoting::{Request, Responder, Service, answer_unknown};
@@ -42,6 +42,8 @@ pub(crate) struct MetaState {
     pub(crate) is_offline: bool,
     pub(crate) timestamp_ms: i64,
     pub(crate) groups: Vec<BrokerGroup>,
+    /// What delayed messages are sent to; `None`: the same groups.
+    pub(crate) delay_groups: Option<Vec<BrokerGroup>>,
     pub(crate) registrations: Vec<Registration>,
 }
 
@@ -64,6 +66,7 @@ impl FakeMeta {
                 .iter()
                 .map(|(name, master)| group(name, master))
                 .collect(),
+            delay_groups: None,
             registrations: Vec::new(),
         };
         let state = Arc::new(watch::Sender::new(state));
@@ -147,6 +150,10 @@ impl Service for Registrar {
             response.state = OnOfflineState::Offline;
         }
         match state.mode {
+            Mode::Normal if asked.client_type_code == ClientType::DelayProducer.code().into() => {
+                let groups = state.delay_groups.as_ref().unwrap_or(&state.groups);
+                response.groups.clone_from(groups);
+            }
             Mode::Normal => response.groups.clone_from(&state.groups),
             Mode::Empty => {}
             Mode::Refuse => response = ClientRegisterResponse::refusal(&asked),
