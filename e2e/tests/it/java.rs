@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use qmq_e2e::{Cluster, control, repository};
 
+use crate::{captures, recorder};
+
 /// Speaks header version 9.
 const NEWEST: &str = "1.1.43";
 /// Speaks header version 8.
@@ -40,10 +42,18 @@ fn newest_client_keeps_every_promise() {
     cluster.lock().unwrap().stop().unwrap();
 }
 
+/// And everything that passes is recorded: see `captures`.
 #[test]
 fn newest_client_consumes_in_every_way() {
-    let mut cluster = Cluster::with_broker().unwrap();
-    let meta = cluster.meta_address().unwrap();
+    let mut cluster = Cluster::start().unwrap();
+    cluster.add_broker(captures::GROUP, &[]).unwrap();
+    let broker = cluster.broker().server.address("tcp").unwrap();
+    let metaserver = cluster.metaserver.address("tcp").unwrap();
+    // Clients learn the broker's address from the metaserver.
+    let (recorded_broker, at_broker) = recorder::forward(broker);
+    let (recorded_metaserver, at_metaserver) =
+        recorder::forward_replacing(metaserver, broker, recorded_broker);
+    let meta = recorder::page_with(recorded_metaserver);
     let build = tempfile::tempdir().unwrap();
     prepare(NEWEST, build.path());
     maven(
@@ -53,9 +63,14 @@ fn newest_client_consumes_in_every_way() {
             "--offline",
             &format!("-Dgroups={SCENARIO}"),
             &format!("-Dqmq.meta={meta}"),
+            &format!("-Dqmq.clientId={}", captures::CLIENT_ID),
+            &format!("-Dqmq.appCode={}", captures::APP_CODE),
             "-Dqmq.sendThreads=8",
         ],
     );
+    let records = [at_metaserver, at_broker].map(|record| record.lock().unwrap().clone());
+    captures::contain_the_golden_frames(&records);
+    captures::are_written_as_they_came(&records);
     cluster.stop().unwrap();
 }
 

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod captures;
 mod conf;
 mod java;
 mod kill9;
 mod realtime;
+mod recorder;
 mod scripts;
 mod tidy;
 mod traps;

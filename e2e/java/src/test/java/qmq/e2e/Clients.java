@@ -12,8 +12,8 @@ import qunar.tc.qmq.producer.MessageProducerProvider;
 
 /** The one producer and the one consumer of this JVM: the client has process-wide state. */
 final class Clients {
-    private static final String APP_CODE = "qmq-e2e";
-    private static final String CLIENT_ID = "e2e-" + UUID.randomUUID();
+    private static final String APP_CODE = Settings.appCode();
+    private static final String CLIENT_ID = Settings.clientId();
     /** Name of every thread that runs handlers. */
     static final String HANDLER_THREAD = "handler";
     private static final int HANDLER_THREADS = 4;

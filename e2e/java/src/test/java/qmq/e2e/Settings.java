@@ -1,5 +1,7 @@
 package qmq.e2e;
 
+import java.util.UUID;
+
 /** What the harness that starts the servers hands over as system properties. */
 final class Settings {
     private Settings() {
@@ -18,6 +20,15 @@ final class Settings {
     /** Threads with which the client sends; by default as many as the client itself takes. */
     static int sendThreads() {
         return Integer.getInteger("qmq.sendThreads", 3);
+    }
+
+    /** How the clients of this JVM call themselves. */
+    static String clientId() {
+        return System.getProperty("qmq.clientId", "e2e-" + UUID.randomUUID());
+    }
+
+    static String appCode() {
+        return System.getProperty("qmq.appCode", "qmq-e2e");
     }
 
     private static String required(String key) {
