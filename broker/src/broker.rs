@@ -11,9 +11,10 @@ use qmq_store::StoreReader;
 use tokio::sync::Semaphore;
 
 use crate::config::BrokerConfig;
+use crate::env_rules::RulesInUse;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
-use crate::shard::Shards;
+use crate::shard::{Shards, Surroundings};
 
 /// Answers that may be held back at a time; beyond that they go out at once.
 pub const HELD_ANSWERS_MAX: usize = 10_000;
@@ -32,6 +33,8 @@ pub struct Broker {
     pub message_bytes_max: usize,
     /// Knows the subjects.
     pub reader: StoreReader,
+    /// Keeps sub-environments apart.
+    pub env_rules: RulesInUse,
     /// Subjects that messages are taken for.
     pub subjects_max: usize,
     writable: Arc<AtomicBool>,
@@ -39,24 +42,23 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// The broker of a store that `reader` reads; it takes messages while `writable` says so.
+    /// A broker whose shards work in `around`; it takes messages while `writable` says so.
     #[must_use]
     pub fn new(
         config: &BrokerConfig,
-        reader: StoreReader,
-        inbox: Arc<Inbox>,
         shards: Shards,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        around: &Surroundings,
         writable: Arc<AtomicBool>,
+        env_rules: RulesInUse,
     ) -> Self {
         Self {
-            inbox,
+            inbox: Arc::clone(&around.inbox),
             shards,
-            clock,
-            metrics,
+            clock: Arc::clone(&around.clock),
+            metrics: Arc::clone(&around.metrics),
             message_bytes_max: config.message_bytes_max,
-            reader,
+            reader: around.reader.clone(),
+            env_rules,
             subjects_max: config.subjects_max,
             writable,
             held: Arc::new(Semaphore::new(HELD_ANSWERS_MAX)),

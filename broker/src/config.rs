@@ -7,6 +7,8 @@ use qmq_daemon::registration::MetaEndpoint;
 use qmq_daemon::settings::{Settings, SettingsError};
 use qmq_store::{FlushMode, StoreConfig};
 
+use crate::subscription::Patience;
+
 /// Everything a broker can be told. Keys are those of `broker.properties`.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -28,6 +30,15 @@ pub struct BrokerConfig {
     pub message_bytes_max: usize,
     /// `consumer.unacked.max`: messages one consumer may hold. Default: 100 000.
     pub unacked_max: u64,
+    /// `message.retry.delay.seconds`: how old messages of retry subjects are when they are handed
+    /// out. Default: 5 s.
+    pub retry_delay: Duration,
+    /// `consumer.dead.seconds`, `consumer.lost.ack.seconds`, `consumer.forget.hours`,
+    /// `group.forget.hours`, `put_need_retry_message.limiter`.
+    pub patience: Patience,
+    /// `sub_env_isolation_filter.enable` and `sub_env_isolation_filter.rules_url`: where rules that
+    /// keep sub-environments apart come from. Default: they are not kept apart.
+    pub env_rules_url: Option<String>,
     /// `pull.reply.bytes.max`: size of one pull reply; a single larger message still goes out.
     /// Unit: bytes. Default: 4 MiB.
     pub reply_bytes_max: usize,
@@ -51,7 +62,6 @@ impl BrokerConfig {
         settings.without_effect(&[
             "slave.sync.timeout",
             "wait.slave.wrote",
-            "message.retry.delay.seconds",
             "messagelog.retention.hours",
             "consumerlog.retention.hours",
             "pulllog.retention.hours",
@@ -59,7 +69,6 @@ impl BrokerConfig {
             "log.expired.delete.enable",
             "action.checkpoint.interval",
             "message.checkpoint.interval",
-            "put_need_retry_message.limiter",
             "sync.batch.size",
             "message.sync.timeout.ms",
         ]);
@@ -73,6 +82,13 @@ impl BrokerConfig {
             checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
             message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
             unacked_max: settings.number("consumer.unacked.max", 100_000, 100..=1_000_000)?,
+            retry_delay: Duration::from_secs(settings.number(
+                "message.retry.delay.seconds",
+                5,
+                0..=86_400,
+            )?),
+            patience: patience(settings)?,
+            env_rules_url: env_rules_url(settings)?,
             reply_bytes_max: settings.number("pull.reply.bytes.max", 4 << 20, 1024..=(64 << 20))?,
             subjects_max: settings.number("subjects.max", 1_000_000, 1..=100_000_000)?,
             connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
@@ -90,6 +106,38 @@ impl BrokerConfig {
             checkpoint_retain: self.checkpoint_retain,
             ..StoreConfig::default()
         }
+    }
+}
+
+fn patience(settings: &Settings) -> Result<Patience, SettingsError> {
+    let seconds = |key, default, max| {
+        let seconds = settings.number(key, default, 1..=max)?;
+        Ok(Duration::from_secs(seconds))
+    };
+    let hours = |key, default| {
+        let hours: u64 = settings.number(key, default, 1..=87_600)?;
+        Ok(Duration::from_secs(hours * 3600))
+    };
+    Ok(Patience {
+        dead_after: seconds("consumer.dead.seconds", 180, 86_400)?,
+        lost_ack_after: seconds("consumer.lost.ack.seconds", 30, 86_400)?,
+        forever_after: hours("consumer.forget.hours", 48)?,
+        group_after: hours("group.forget.hours", 720)?,
+        copies_per_second: settings.number("put_need_retry_message.limiter", 50, 1..=10_000)?,
+    })
+}
+
+fn env_rules_url(settings: &Settings) -> Result<Option<String>, SettingsError> {
+    let enable = settings.get("sub_env_isolation_filter.enable", false)?;
+    let key = "sub_env_isolation_filter.rules_url";
+    let url: Option<String> = settings.optional(key)?;
+    match (enable, url) {
+        (false, _) => Ok(None),
+        (true, Some(url)) => Ok(Some(url)),
+        (true, None) => Err(settings.invalid(
+            key,
+            "is needed when sub-environments are kept apart".to_owned(),
+        )),
     }
 }
 

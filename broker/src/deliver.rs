@@ -123,7 +123,7 @@ fn read_prefix(reader: &StoreReader, located: &[Located]) -> (Vec<Bytes>, Option
 }
 
 /// Whether reading again cannot help. The message is then as good as quarantined.
-fn is_permanent(error: &ReadError) -> bool {
+pub(crate) fn is_permanent(error: &ReadError) -> bool {
     matches!(error, ReadError::Corrupt { .. } | ReadError::Gone { .. })
 }
 

@@ -1,6 +1,7 @@
 //! From command codes to handlers.
 
 pub mod ack;
+pub mod manage;
 pub mod pull;
 pub mod send;
 
@@ -14,9 +15,11 @@ impl Service for Broker {
         const SEND: i16 = CommandCode::SendMessage.code();
         const PULL: i16 = CommandCode::PullMessage.code();
         const ACK: i16 = CommandCode::Ack.code();
+        const MANAGE: i16 = CommandCode::ConsumeManage.code();
         match request.header.code {
             SEND => send::handle(self, request, responder).await,
             PULL => pull::handle(self, request, responder).await,
+            MANAGE => manage::handle(self, request, responder).await,
             ACK => ack::handle(self, request, responder).await,
             _ => responder.send_empty(ResultCode::UnknownCode),
         }

@@ -11,8 +11,12 @@
 
 pub mod broker;
 pub mod config;
+pub mod copy;
 pub mod deliver;
+pub mod env_rules;
+pub mod filter;
 pub mod handler;
+pub mod http;
 pub mod inbox;
 pub mod metrics;
 pub mod portion;

@@ -23,6 +23,10 @@ pub struct Metrics {
     pub acks: Counter,
     /// Pulls that failed because messages could not be read.
     pub read_errors: Counter,
+    /// Messages copied because their consumer was dead or its acks were lost.
+    pub given_back: Counter,
+    /// Those of them that went to a dead-letter subject.
+    pub dead_letters: Counter,
     /// Time from the first byte written to all of a batch durable (or written, when asynchronous).
     pub commit_seconds: Histogram,
 }
@@ -40,6 +44,8 @@ impl Metrics {
             pulled: Counter::default(),
             acks: Counter::default(),
             read_errors: Counter::default(),
+            given_back: Counter::default(),
+            dead_letters: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
         };
         let counters = [
@@ -74,6 +80,16 @@ impl Metrics {
                 "qmq_read_errors",
                 "Pulls that failed on reading",
                 &metrics.read_errors,
+            ),
+            (
+                "qmq_messages_given_back",
+                "Messages of dead consumers and lost acks copied to retry subjects",
+                &metrics.given_back,
+            ),
+            (
+                "qmq_messages_dead",
+                "Messages given back that went to a dead-letter subject",
+                &metrics.dead_letters,
             ),
         ];
         for (name, help, counter) in counters {

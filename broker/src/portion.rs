@@ -1,13 +1,24 @@
 //! What one pull gets: from the rules' offer to the positions of messages.
 //!
-//! Shared by the shards and the simulator, so that what is tested is what runs.
+//! Shared by the shards and the simulator, so that what is tested is what runs. Nothing here waits
+//! for a disk: what has to be read first is named, and the same question is asked again later.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::time::Duration;
 
-use qmq_model::{MessageSequence, PullSequence, Subject};
+use qmq_model::{MessageSequence, PullSequence, Subject, UnixMillis};
 use qmq_store::{Located, StoreReader, SubjectId, Unacked};
 
+use crate::filter::Filter;
 use crate::subscription::{Offer, PullAction, PullState, Subscription};
+
+/// Index entries a filter looks at before other subscriptions get their turn.
+pub const SCAN_MAX: usize = 4096;
+/// Messages that are read ahead for a filter at a time.
+pub const READ_AHEAD_MAX: usize = 256;
+/// Offers one question may go through before others get their turn.
+const ROUNDS_MAX: usize = 64;
 
 /// What may be handed out.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +44,26 @@ impl Limits {
     }
 }
 
+/// Which of the messages that were read ahead a filter wants, by message sequence.
+pub type Verdicts = HashMap<i64, bool>;
+
+/// A pull, and all that decides what it gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who pulls, and how much.
+    pub pull: PullState<'a>,
+    /// Which messages it wants; `None`: all.
+    pub filter: Option<&'a Filter>,
+    /// What `filter` said about messages that were read ahead.
+    pub verdicts: &'a Verdicts,
+    /// How old a message must be: retry subjects hand nothing out before.
+    pub delay: Duration,
+    /// The time.
+    pub now: UnixMillis,
+    /// How much fits the reply.
+    pub limits: Limits,
+}
+
 /// What a pull gets, and what has to be written down for it.
 #[derive(Debug, Default)]
 pub struct Portion {
@@ -42,6 +73,24 @@ pub struct Portion {
     pub located: Vec<Located>,
     /// To be written down before the messages leave, in order.
     pub actions: Vec<PullAction>,
+    /// Pull sequences the consumer held and will not see again: gone, or not wanted any more. To be
+    /// written down as acked.
+    pub dropped: Vec<Range<i64>>,
+    /// Why there is nothing, when asking again without anything new would help.
+    pub wait: Option<Wait>,
+}
+
+/// What has to happen before the same question has another answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The next message falls due at this time.
+    Until(UnixMillis),
+    /// The index of this message has to be loaded.
+    Index(MessageSequence),
+    /// The filter needs to see these messages.
+    Payloads(Vec<Located>),
+    /// There is more to look at; others get their turn first.
+    Turn,
 }
 
 /// Messages of a subject that may be handed out now.
@@ -57,82 +106,206 @@ fn bounds(reader: &StoreReader, id: SubjectId) -> Range<i64> {
     start.0..end.0
 }
 
-/// What `pull` gets now: what it has not acked, or else new messages.
+/// What a pull gets now: what its consumer has not acked, or else new messages.
 #[must_use]
 pub fn portion(
     rules: &mut Subscription,
-    pull: PullState<'_>,
+    ask: &Question<'_>,
     reader: &StoreReader,
     id: Option<SubjectId>,
-    limits: Limits,
 ) -> Portion {
     let mut found = Portion::default();
     let Some(id) = id else { return found };
     let kept = bounds(reader, id);
-    loop {
-        match rules.offer(pull, &kept, limits.unacked_max) {
+    let look = Look { ask, reader, id };
+    for _ in 0..ROUNDS_MAX {
+        match rules.offer(ask.pull, &kept, ask.limits.unacked_max) {
             Offer::Nothing => return found,
-            Offer::Again(runs) => {
-                if let Some(first) = locate_again(reader, id, &runs, limits, &mut found.located) {
-                    found.first = first;
-                    return found;
+            Offer::Again(runs) => look.again(&runs, &mut found),
+            Offer::New { messages, count } => look.fresh(messages, count, rules, &mut found),
+        }
+        for pulls in &found.dropped {
+            rules.pass_over(ask.pull.consumer, pulls);
+        }
+        if !found.located.is_empty() || found.wait.is_some() {
+            return found;
+        }
+    }
+    found.wait = Some(Wait::Turn);
+    found
+}
+
+struct Look<'a> {
+    ask: &'a Question<'a>,
+    reader: &'a StoreReader,
+    id: SubjectId,
+}
+
+/// What a look at consecutive messages came to.
+#[derive(Default)]
+struct Chosen {
+    located: Vec<Located>,
+    /// Everything below is decided.
+    until: i64,
+    /// Why it went no further, when that can change.
+    wait: Option<Wait>,
+}
+
+impl Look<'_> {
+    /// Hands out new messages.
+    fn fresh(
+        &self,
+        messages: Range<i64>,
+        count: usize,
+        rules: &mut Subscription,
+        found: &mut Portion,
+    ) {
+        let mut chosen = self.choose(&messages, count);
+        if rules.is_broadcast() {
+            keep_first_run(&mut chosen);
+        }
+        let runs = runs_of(&chosen.located);
+        let (first, actions) = rules.hand_out(self.ask.pull.consumer, &runs, chosen.until);
+        found.first = first;
+        found.actions.extend(actions);
+        found.located = chosen.located;
+        if found.located.is_empty() {
+            found.wait = chosen.wait;
+        }
+    }
+
+    fn choose(&self, messages: &Range<i64>, count: usize) -> Chosen {
+        let bytes_max = self.ask.limits.reply_bytes_max;
+        let (look, look_bytes) = match self.ask.filter {
+            Some(_) => (SCAN_MAX, usize::MAX),
+            None => (count, bytes_max),
+        };
+        let wanted = MessageSequence(messages.start)..MessageSequence(messages.end);
+        let mut seen = Vec::new();
+        let skipped = self
+            .reader
+            .locate(self.id, wanted, look, look_bytes, &mut seen);
+        let mut chosen = Chosen {
+            until: skipped.next.0,
+            wait: skipped.cold.map(Wait::Index),
+            ..Chosen::default()
+        };
+        let mut bytes = 0_usize;
+        for (at, message) in seen.iter().enumerate() {
+            bytes = bytes.saturating_add(message.bytes as usize);
+            let stop = if let Some(due) = self.due(message) {
+                Some(Some(Wait::Until(due)))
+            } else {
+                match self.is_wanted(message) {
+                    Some(false) => {
+                        bytes -= message.bytes as usize;
+                        continue;
+                    }
+                    Some(true) => {
+                        let is_full = chosen.located.len() >= count || bytes > bytes_max;
+                        (is_full && !chosen.located.is_empty()).then_some(None)
+                    }
+                    None => Some(Some(Wait::Payloads(self.unread(&seen[at..])))),
                 }
-                // None of these can be delivered any more: they expired or are quarantined.
-                let end = runs.last().map_or(0, |run| run.pull + run.count);
-                rules.pass_over(pull.consumer, &(runs[0].pull..end));
+            };
+            if let Some(wait) = stop {
+                chosen.until = message.sequence.0;
+                chosen.wait = wait;
+                break;
             }
-            Offer::New(range) => {
-                let max = limits.reply_bytes_max;
-                let wanted = MessageSequence(range.start)..MessageSequence(range.end);
-                reader.locate(id, wanted, pull.count, max, &mut found.located);
-                if rules.is_broadcast() {
-                    keep_first_run(&mut found.located);
+            chosen.located.push(*message);
+        }
+        chosen
+    }
+
+    /// When a message may be handed out, if not yet. A clock that was set back ends the wait.
+    fn due(&self, message: &Located) -> Option<UnixMillis> {
+        let due = message.time.plus(self.ask.delay);
+        (message.time <= self.ask.now && self.ask.now < due).then_some(due)
+    }
+
+    /// Whether the consumer wants a message; `None` when that takes its bytes.
+    fn is_wanted(&self, message: &Located) -> Option<bool> {
+        let Some(filter) = self.ask.filter else {
+            return Some(true);
+        };
+        if !filter.may_match(message.tags) {
+            return Some(false);
+        }
+        let verdict = self.ask.verdicts.get(&message.sequence.0).copied();
+        verdict.or_else(|| Some(filter.matches(&self.reader.read_recent(message)?)))
+    }
+
+    /// The next messages that the filter has to see.
+    fn unread(&self, messages: &[Located]) -> Vec<Located> {
+        let unread = messages
+            .iter()
+            .filter(|message| self.is_wanted(message).is_none());
+        unread.take(READ_AHEAD_MAX).copied().collect()
+    }
+
+    /// Finds what of `runs` is still there and wanted, from the first such message to the next gap.
+    fn again(&self, runs: &[Unacked], found: &mut Portion) {
+        let mut room = self.ask.limits.reply_bytes_max;
+        // Where the reply goes on; not known before its first message.
+        let mut expected = None;
+        for run in runs {
+            let wanted = MessageSequence(run.message)..MessageSequence(run.message + run.count);
+            let count = usize::try_from(run.count).unwrap_or(0);
+            let is_full = room == 0 && expected.is_some();
+            if is_full || expected.is_some_and(|expected| expected != run.pull) {
+                return;
+            }
+            let mut seen = Vec::new();
+            let skipped = self.reader.locate(self.id, wanted, count, room, &mut seen);
+            let pull_of = |message: i64| run.pull + (message - run.message);
+            let mut decided = run.pull;
+            for message in &seen {
+                let pull = pull_of(message.sequence.0);
+                match self.is_wanted(message) {
+                    Some(true) if expected.is_none_or(|expected| expected == pull) => {
+                        found.drop_pulls(decided..pull);
+                        if expected.is_none() {
+                            found.first = PullSequence(pull);
+                        }
+                        expected = Some(pull + 1);
+                        decided = pull + 1;
+                        room = room.saturating_sub(message.bytes as usize);
+                        found.located.push(*message);
+                    }
+                    _ if expected.is_some() => return,
+                    Some(_) => {}
+                    None => {
+                        found.drop_pulls(decided..pull);
+                        let from = seen.partition_point(|other| other.sequence < message.sequence);
+                        found.wait = Some(Wait::Payloads(self.unread(&seen[from..])));
+                        return;
+                    }
                 }
-                let runs = runs_of(&found.located);
-                let until = runs.last().map_or(range.end, |run| run.end);
-                let (first, actions) = rules.hand_out(pull.consumer, &runs, until);
-                found.first = first;
-                found.actions.extend(actions);
-                if !runs.is_empty() {
-                    return found;
+            }
+            let is_whole = skipped.next.0 >= run.message + run.count;
+            if expected.is_some() {
+                // Something of this run is missing at its end: the next pull goes on there.
+                if !is_whole || decided < run.pull + run.count {
+                    return;
                 }
+                continue;
+            }
+            found.drop_pulls(decided..pull_of(skipped.next.0));
+            if !is_whole {
+                found.wait = skipped.cold.map(Wait::Index);
+                return;
             }
         }
     }
 }
 
-/// Finds the messages of `runs` that are still there, from the first such one to the next gap.
-fn locate_again(
-    reader: &StoreReader,
-    id: SubjectId,
-    runs: &[Unacked],
-    limits: Limits,
-    located: &mut Vec<Located>,
-) -> Option<PullSequence> {
-    let mut first = None;
-    let mut expected = 0;
-    let mut bytes = 0;
-    for run in runs {
-        let wanted = MessageSequence(run.message)..MessageSequence(run.message + run.count);
-        let mut found = Vec::new();
-        let left = limits.reply_bytes_max.saturating_sub(bytes);
-        if first.is_some() && left == 0 {
-            break;
-        }
-        let count = usize::try_from(run.count).unwrap_or(0);
-        reader.locate(id, wanted, count, left, &mut found);
-        for message in found {
-            let pull = run.pull + (message.sequence.0 - run.message);
-            if first.is_some() && pull != expected {
-                return first;
-            }
-            first.get_or_insert(PullSequence(pull));
-            expected = pull + 1;
-            bytes += message.bytes as usize;
-            located.push(message);
+impl Portion {
+    fn drop_pulls(&mut self, pulls: Range<i64>) {
+        if !pulls.is_empty() {
+            self.dropped.push(pulls);
         }
     }
-    first
 }
 
 /// Consecutive sequences of `located`, which ascend.
@@ -148,11 +321,14 @@ fn runs_of(located: &[Located]) -> Vec<Range<i64>> {
     runs
 }
 
-fn keep_first_run(located: &mut Vec<Located>) {
+/// In broadcast pull sequences are message sequences, and a reply has no gap in them.
+fn keep_first_run(chosen: &mut Chosen) {
+    let located = &mut chosen.located;
     let gap = located
         .windows(2)
         .position(|pair| pair[0].sequence.0 + 1 != pair[1].sequence.0);
     if let Some(gap) = gap {
         located.truncate(gap + 1);
+        chosen.until = located[gap].sequence.0 + 1;
     }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use qmq_model::{Clock, SystemClock};
+use qmq_model::Clock;
 use qmq_remoting::{DrainReport, Server};
 use qmq_store::{Error, Opened};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,10 +17,12 @@ use tracing::{info, warn};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::deliver::Deliverer;
+use crate::env_rules::RulesInUse;
+use crate::http::LateShards;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::portion::Limits;
-use crate::shard::{Shards, Surroundings};
+use crate::shard::{JOBS_MAX, Shards, Surroundings};
 use crate::waiting::Waiting;
 use crate::writer::Writer;
 
@@ -41,19 +43,24 @@ impl Serving {
     /// Serves an opened store on a bound port.
     ///
     /// # Errors
-    /// When the writer's thread cannot be started.
+    /// When the writer's thread or an HTTP client cannot be started.
     pub fn start(
         config: &BrokerConfig,
         server: Server,
         opened: Opened,
         registry: &qmq_daemon::metrics::Metrics,
-    ) -> io::Result<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        late: &LateShards,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::register(registry));
         let inbox = Arc::new(Inbox::default());
         let waiting = Arc::new(Waiting::new(SHARDS));
         let writable = Arc::new(AtomicBool::new(true));
         let stop_server = CancellationToken::new();
+        let env_rules = match config.env_rules_url.clone() {
+            Some(url) => RulesInUse::follow(url, stop_server.clone())?,
+            None => RulesInUse::default(),
+        };
         let Opened {
             writer,
             reader,
@@ -71,29 +78,18 @@ impl Serving {
                 unacked_max: config.unacked_max,
                 reply_bytes_max: config.reply_bytes_max,
             },
+            patience: config.patience,
+            retry_delay: config.retry_delay,
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             stop: stop_server.clone(),
         };
         let shards = Shards::start(SHARDS, &progress, &around);
-        let Surroundings {
-            inbox: its_inbox,
-            waiting,
-            metrics: its_metrics,
-            ..
-        } = around;
-        let its_clock = Arc::clone(&clock);
-        let its_reader = reader.clone();
-        let writer = Writer::new(
-            writer,
-            its_reader,
-            its_inbox,
-            waiting,
-            its_metrics,
-            its_clock,
-        );
-        let writer = spawn(writer)?;
-        let its_inbox = Arc::clone(&inbox);
+        // Nobody else sets it.
+        let _ = late.set(shards.clone());
+        let writer = Writer::new(writer, reader, Arc::clone(&inbox), waiting, metrics, clock);
+        let writer = spawn(writer).context("cannot start the writer's thread")?;
         let may_write = Arc::clone(&writable);
-        let broker = Broker::new(config, reader, its_inbox, shards, clock, metrics, may_write);
+        let broker = Broker::new(config, shards, &around, may_write, env_rules);
         let served = server.serve(Arc::new(broker), stop_server.clone(), config.drain);
         let server = tokio::spawn(served);
         Ok(Self {

@@ -2,29 +2,40 @@
 //!
 //! A shard is one task. Subscriptions are plain records in it, so an idle one costs memory only.
 //! A shard waits for room in the writer's inbox and for nothing else; the writer never waits for a
-//! shard.
+//! shard. What takes a disk is done by others, and the shard is told when it is done.
 
+mod give_back;
+mod manage;
+mod pulls;
 mod serve;
+mod timers;
+mod upkeep;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmq_model::{Clock, ConsumerGroup, ConsumerId, PullSequence, Subject, UnixMillis};
-use qmq_protocol::ResultCode;
+pub use manage::{GroupReport, MemberReport, Reset, ResetTo};
+use qmq_model::names::SubjectKind;
+use qmq_model::{
+    Clock, ConsumerGroup, ConsumerId, MessageSequence, PullSequence, Subject, UnixMillis,
+};
 use qmq_remoting::Responder;
 use qmq_store::{Action, ConsumerKey, Progress, StoreReader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::deliver::Deliverer;
-use crate::inbox::{ActionBatch, ActionDone, Inbox};
+use crate::filter::Filter;
+use crate::inbox::Inbox;
 use crate::metrics::Metrics;
-use crate::portion::{Limits, kept};
-use crate::subscription::{PullAction, PullState, StartAt, Subscription};
+use crate::portion::{Limits, Verdicts};
+use crate::shard::give_back::GivenBack;
+use crate::shard::serve::Prepared;
+use crate::shard::timers::{TimerKey, Timers};
+use crate::subscription::{Patience, PullAction, PullState, Subscription};
 use crate::waiting::Waiting;
 
 /// Requests that may wait for a shard; more wait on their connections.
@@ -35,6 +46,8 @@ pub const SUBSCRIPTIONS_MAX: usize = 250_000;
 pub const CONSUMERS_MAX: usize = 10_000;
 /// Pulls one consumer of one subscription may have waiting; the oldest is answered then.
 pub const PARKED_PER_CONSUMER_MAX: usize = 8;
+/// Jobs of all shards that read messages ahead or copy them; more wait in line.
+pub const JOBS_MAX: usize = 16;
 
 /// Names a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +71,8 @@ pub struct Pull {
     pub pull_last: i64,
     /// Most messages it takes.
     pub count: usize,
+    /// Which messages it wants; `None`: all.
+    pub filter: Option<Arc<Filter>>,
     /// When it is answered in any case.
     pub deadline: UnixMillis,
 }
@@ -90,6 +105,22 @@ enum Input {
     Recorded(SubscriptionKey, ConsumerId),
     /// A message handed to a consumer can never be read.
     Unreadable(SubscriptionKey, ConsumerId, PullSequence),
+    /// What a waiting pull needed from the disk has been read.
+    Prepared(SubscriptionKey, Prepared),
+    /// Copies of a consumer's messages are safe, or could not be made.
+    GivenBack(SubscriptionKey, GivenBack),
+    /// Somebody moves a group.
+    Reset(Reset, Responder),
+    /// It is known where a group is to go on.
+    ResetAt(SubscriptionKey, MessageSequence, Responder),
+    /// That is durable.
+    ResetDone(SubscriptionKey, MessageSequence),
+    /// A group could not be moved or forgotten.
+    NotMoved(SubscriptionKey),
+    /// A group is forgotten, durably.
+    Forgotten(SubscriptionKey),
+    /// Somebody wants to know about the groups of a subject.
+    Describe(Subject, oneshot::Sender<Vec<GroupReport>>),
 }
 
 /// All shards: finds the owner of a subscription.
@@ -116,6 +147,12 @@ pub struct Surroundings {
     pub metrics: Arc<Metrics>,
     /// What may be handed out.
     pub limits: Limits,
+    /// How long whom is waited for.
+    pub patience: Patience,
+    /// How old messages of retry subjects are when they are handed out.
+    pub retry_delay: Duration,
+    /// Bounds the jobs that read or copy; [`JOBS_MAX`] permits.
+    pub jobs: Arc<Semaphore>,
     /// Waiting pulls are answered when it is cancelled.
     pub stop: CancellationToken,
 }
@@ -126,30 +163,18 @@ impl Shards {
     pub fn start(count: usize, progress: &Progress, around: &Surroundings) -> Self {
         let hasher = RandomState::new();
         let now = around.clock.now();
-        let mut parts: Vec<HashMap<SubscriptionKey, Entry>> = Vec::new();
-        parts.resize_with(count, HashMap::new);
+        let mut parts: Vec<Vec<(SubscriptionKey, Subscription)>> = Vec::new();
+        parts.resize_with(count, Vec::new);
         for (subject, group, state) in progress.groups() {
             let key = SubscriptionKey {
                 subject: subject.clone(),
                 group: group.clone(),
             };
-            let entry = Entry::new(Subscription::restore(state, now));
-            parts[slot(&hasher, &key, count)].insert(key, entry);
+            parts[slot(&hasher, &key, count)].push((key, Subscription::restore(state, now)));
         }
-        let start = |(index, subscriptions)| {
+        let start = |(index, restored)| {
             let (sender, inputs) = mpsc::channel(INPUTS_QUEUED_MAX);
-            let weak = sender.downgrade();
-            let around = around.clone();
-            let (deadlines, parked) = (BTreeMap::new(), HashMap::new());
-            let shard = Shard {
-                index,
-                around,
-                subscriptions,
-                deadlines,
-                parked,
-                serial: 0,
-                own: weak,
-            };
+            let shard = Shard::new(index, around.clone(), sender.downgrade(), restored);
             tokio::spawn(shard.run(inputs));
             sender
         };
@@ -161,20 +186,49 @@ impl Shards {
 
     /// Passes a pull on. It is answered by its deadline.
     pub async fn pull(&self, pull: Pull, responder: Responder) {
-        let shard = slot(&self.hasher, &pull.key, self.inputs.len());
+        let owner = self.owner(&pull.key);
         // A shard ends only with the process; dropping the responder is all that is left then.
-        let _ = self.inputs[shard].send(Input::Pull(pull, responder)).await;
+        let _ = owner.send(Input::Pull(pull, responder)).await;
     }
 
     /// Passes an ack on. It is answered once it is in the actionlog.
     pub async fn ack(&self, ack: Ack, responder: Responder) {
-        let shard = slot(&self.hasher, &ack.key, self.inputs.len());
-        let _ = self.inputs[shard].send(Input::Ack(ack, responder)).await;
+        let owner = self.owner(&ack.key);
+        let _ = owner.send(Input::Ack(ack, responder)).await;
+    }
+
+    /// Moves a group. It is answered once that is durable.
+    pub async fn reset(&self, reset: Reset, responder: Responder) {
+        let owner = self.owner(&reset.key);
+        let _ = owner.send(Input::Reset(reset, responder)).await;
+    }
+
+    /// The groups of a subject, sorted by name.
+    pub async fn describe(&self, subject: &Subject) -> Vec<GroupReport> {
+        let mut found = Vec::new();
+        for input in self.inputs.iter() {
+            let (tell, told) = oneshot::channel();
+            if input
+                .send(Input::Describe(subject.clone(), tell))
+                .await
+                .is_ok()
+            {
+                found.extend(told.await.unwrap_or_default());
+            }
+        }
+        found.sort_by(|a, b| a.group.cmp(&b.group));
+        found
+    }
+
+    fn owner(&self, key: &SubscriptionKey) -> &mpsc::Sender<Input> {
+        &self.inputs[slot(&self.hasher, key, self.inputs.len())]
     }
 }
 
+/// A subject and its retry subject have the same owner: who is alive in one is alive in the other.
 fn slot(hasher: &RandomState, key: &SubscriptionKey, count: usize) -> usize {
-    let hash = hasher.hash_one(key);
+    let real = SubjectKind::real_subject(key.subject.as_str());
+    let hash = hasher.hash_one((real, key.group.as_str()));
     usize::try_from(hash % count as u64).expect("less than the number of shards")
 }
 
@@ -182,9 +236,11 @@ struct Shard {
     index: usize,
     around: Surroundings,
     subscriptions: HashMap<SubscriptionKey, Entry>,
-    deadlines: BTreeMap<(UnixMillis, u64), SubscriptionKey>,
+    timers: Timers,
     /// Groups with waiting pulls, by subject.
     parked: HashMap<Subject, HashSet<ConsumerGroup>>,
+    /// Subscriptions that gave way to others in the middle of their work.
+    turns: VecDeque<SubscriptionKey>,
     serial: u64,
     own: mpsc::WeakSender<Input>,
 }
@@ -194,19 +250,33 @@ struct Entry {
     parked: VecDeque<Parked>,
     /// Consumers whose first contact is on its way to the disk.
     recording: HashSet<ConsumerId>,
+    /// Consumers of which messages are being copied.
+    giving_back: HashSet<ConsumerId>,
+    /// The group is being moved or forgotten: nothing is handed out meanwhile.
+    is_moving: bool,
+    /// When this subscription is looked at next, by the timers.
+    look_at: UnixMillis,
+    /// When a waiting pull is served because a message of a retry subject falls due.
+    retry_at: UnixMillis,
 }
 
 impl Entry {
-    fn new(rules: Subscription) -> Self {
+    fn new(rules: Subscription, look_at: UnixMillis) -> Self {
         Self {
             rules,
             parked: VecDeque::new(),
             recording: HashSet::new(),
+            giving_back: HashSet::new(),
+            is_moving: false,
+            look_at,
+            retry_at: UnixMillis::default(),
         }
     }
 
-    fn is_recording(&self, at: usize) -> bool {
-        self.recording.contains(&self.parked[at].pull.consumer)
+    /// Whether the pull at `at` waits for the disk, and so must not be answered with nothing.
+    fn is_busy(&self, at: usize) -> bool {
+        let parked = &self.parked[at];
+        parked.is_preparing || self.recording.contains(&parked.pull.consumer)
     }
 }
 
@@ -214,14 +284,42 @@ struct Parked {
     serial: u64,
     pull: Pull,
     responder: Responder,
+    deadline: TimerKey,
+    /// What the filter said about messages that were read ahead.
+    verdicts: Verdicts,
+    is_preparing: bool,
 }
 
 impl Shard {
+    fn new(
+        index: usize,
+        around: Surroundings,
+        own: mpsc::WeakSender<Input>,
+        restored: Vec<(SubscriptionKey, Subscription)>,
+    ) -> Self {
+        let look_at = around.clock.now().plus(around.patience.dead_after);
+        let mut shard = Self {
+            index,
+            around,
+            subscriptions: HashMap::new(),
+            timers: Timers::default(),
+            parked: HashMap::new(),
+            turns: VecDeque::new(),
+            serial: 0,
+            own,
+        };
+        for (key, rules) in restored {
+            shard.timers.look(look_at, key.clone());
+            shard.subscriptions.insert(key, Entry::new(rules, look_at));
+        }
+        shard
+    }
+
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let stop = self.around.stop.clone();
         let waiting = Arc::clone(&self.around.waiting);
         loop {
-            let timer = self.until_next_deadline();
+            let timer = self.timers.next_in(self.around.clock.now());
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.take(input).await,
@@ -229,9 +327,10 @@ impl Shard {
                 },
                 () = waiting.ready(self.index) => self.serve_ready().await,
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {
-                    self.answer_due();
+                    self.on_time().await;
                 }
-                () = stop.cancelled(), if !self.deadlines.is_empty() => self.answer_all(),
+                () = std::future::ready(()), if !self.turns.is_empty() => self.take_turn().await,
+                () = stop.cancelled(), if self.timers.has_deadlines() => self.answer_all(),
             }
         }
     }
@@ -248,205 +347,52 @@ impl Shard {
             Input::Recorded(key, consumer) => {
                 if let Some(entry) = self.subscriptions.get_mut(&key) {
                     entry.recording.remove(&consumer);
-                    self.serve_parked(&key).await;
-                    self.answer_overdue(&key);
                 }
+                self.go_on(&key).await;
+            }
+            Input::Prepared(key, prepared) => self.prepared(&key, prepared).await,
+            Input::GivenBack(key, given) => self.given_back(&key, given).await,
+            Input::Reset(reset, responder) => self.reset(reset, responder),
+            Input::ResetAt(key, next, responder) => self.reset_at(&key, next, responder).await,
+            Input::ResetDone(key, next) => self.reset_done(&key, next).await,
+            Input::NotMoved(key) => self.not_moved(&key).await,
+            Input::Forgotten(key) => self.forgotten(&key).await,
+            Input::Describe(subject, tell) => {
+                // Nobody listens any more: nothing to tell.
+                let _ = tell.send(self.describe(&subject));
             }
         }
     }
 
-    async fn pull(&mut self, pull: Pull, responder: Responder) {
-        self.around.metrics.pulls.inc();
-        let now = self.around.clock.now();
-        let Some(entry) = self.entry(&pull) else {
-            warn!(subject = %pull.key.subject, group = %pull.key.group, "too many consumers");
-            return responder.send_empty(ResultCode::NoMessage);
-        };
-        if let Some(action) = entry.rules.meet(pull.state(), now) {
-            entry.recording.insert(pull.consumer.clone());
-            self.record(&pull, action, now).await;
-        }
-        let key = pull.key.clone();
-        self.park(pull, responder);
-        self.serve_parked(&key).await;
+    /// Something that pulls of this subscription waited for has happened.
+    async fn go_on(&mut self, key: &SubscriptionKey) {
+        self.serve_parked(key).await;
+        self.answer_overdue(key);
     }
 
-    /// The subscription a pull is for, made at its first contact. `None` when a limit is reached.
-    fn entry(&mut self, pull: &Pull) -> Option<&mut Entry> {
-        if !self.subscriptions.contains_key(&pull.key) {
-            if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
-                return None;
-            }
-            let kept = kept(&self.around.reader, &pull.key.subject);
-            let start = match pull.key.subject.kind() {
-                qmq_model::names::SubjectKind::Retry { .. } => StartAt::Earliest,
-                _ => StartAt::Latest,
-            };
-            let rules = Subscription::first_contact(start, &kept, pull.broadcast);
-            self.subscriptions
-                .insert(pull.key.clone(), Entry::new(rules));
-        }
-        let entry = self.subscriptions.get_mut(&pull.key)?;
-        let known = entry.rules.next_pull(&pull.consumer).is_some();
-        (known || entry.rules.consumer_count() < CONSUMERS_MAX).then_some(entry)
+    /// What `input` says later, from another task.
+    fn tell_later(&self) -> Later {
+        Later(self.own.clone())
     }
+}
 
-    /// Writes down a first contact; the consumer is served when that is durable.
-    async fn record(&self, pull: &Pull, action: PullAction, now: UnixMillis) {
-        let action = to_action(&pull.key, &pull.consumer, pull.broadcast, action, now);
-        let (tell, told) = oneshot::channel();
-        let batch = ActionBatch {
-            actions: vec![action],
-            then: ActionDone::TellDurable(tell),
-        };
-        if self.around.inbox.put_actions(batch).await.is_err() {
-            return;
-        }
-        let own = self.own.clone();
-        let (key, consumer) = (pull.key.clone(), pull.consumer.clone());
-        // If the writer fails, nobody is told: the process is ending and the pull gets no answer.
-        tokio::spawn(async move {
-            if told.await.is_ok()
-                && let Some(own) = own.upgrade()
-            {
-                let _ = own.send(Input::Recorded(key, consumer)).await;
-            }
-        });
-    }
+/// Speaks to a shard from another task; says nothing once the shard is gone.
+struct Later(mpsc::WeakSender<Input>);
 
-    async fn ack(&mut self, ack: Ack, responder: Responder) {
-        self.around.metrics.acks.inc();
-        let now = self.around.clock.now();
-        let limit = self.around.limits.unacked_max;
-        let Some(entry) = self.subscriptions.get_mut(&ack.key) else {
-            return responder.send_empty(ResultCode::Success);
-        };
-        let Some(pulls) = ack.pulls else {
-            entry.rules.keep_alive(&ack.consumer, now);
-            return responder.send_empty(ResultCode::Success);
-        };
-        let was_full = entry.rules.unacked_count(&ack.consumer) >= limit;
-        let Some(pulls) = entry.rules.ack(&ack.consumer, &pulls, now) else {
-            return responder.send_empty(ResultCode::Success);
-        };
-        let SubscriptionKey { subject, group } = ack.key.clone();
-        let key = ConsumerKey {
-            subject,
-            group,
-            consumer: ack.consumer,
-        };
-        let actions = vec![Action::Ack {
-            key,
-            time: now,
-            pulls,
-        }];
-        let batch = ActionBatch {
-            actions,
-            then: ActionDone::Answer(responder),
-        };
-        // A stopped writer gives no answer: the client will ack again.
-        let _ = self.around.inbox.put_actions(batch).await;
-        if was_full {
-            self.serve_parked(&ack.key).await;
+impl Later {
+    async fn tell(self, input: Input) {
+        if let Some(own) = self.0.upgrade() {
+            let _ = own.send(input).await;
         }
     }
+}
 
-    fn park(&mut self, pull: Pull, responder: Responder) {
-        let Some(entry) = self.subscriptions.get_mut(&pull.key) else {
-            return;
-        };
-        let mine = |parked: &&Parked| parked.pull.consumer == pull.consumer;
-        if entry.parked.iter().filter(mine).count() >= PARKED_PER_CONSUMER_MAX {
-            let oldest = entry.parked.iter().position(|parked| mine(&parked));
-            if let Some(old) = oldest.and_then(|at| entry.parked.remove(at)) {
-                self.deadlines.remove(&(old.pull.deadline, old.serial));
-                old.responder.send_empty(ResultCode::NoMessage);
-            }
-        }
-        self.serial += 1;
-        let serial = self.serial;
-        self.deadlines
-            .insert((pull.deadline, serial), pull.key.clone());
-        let SubscriptionKey { subject, group } = pull.key.clone();
-        self.parked.entry(subject).or_default().insert(group);
-        entry.parked.push_back(Parked {
-            serial,
-            pull,
-            responder,
-        });
-    }
-
-    fn until_next_deadline(&self) -> Option<Duration> {
-        let (deadline, _) = self.deadlines.first_key_value()?.0;
-        Some(deadline.since(self.around.clock.now()))
-    }
-
-    fn answer_due(&mut self) {
-        let now = self.around.clock.now();
-        while let Some(first) = self.deadlines.first_entry() {
-            let (deadline, serial) = *first.key();
-            if deadline > now {
-                break;
-            }
-            let key = first.remove();
-            self.answer_nothing(&key, serial);
-        }
-    }
-
-    fn answer_all(&mut self) {
-        while let Some(((_, serial), key)) = self.deadlines.pop_first() {
-            self.answer_nothing(&key, serial);
-        }
-    }
-
-    /// Answers a pull whose time is up. One whose first contact is still on its way to the disk
-    /// stays: answered now, it could miss messages if the power failed.
-    fn answer_nothing(&mut self, key: &SubscriptionKey, serial: u64) {
-        let Some(entry) = self.subscriptions.get_mut(key) else {
-            return;
-        };
-        let at = entry
-            .parked
-            .iter()
-            .position(|parked| parked.serial == serial);
-        let Some(at) = at.filter(|at| !entry.is_recording(*at)) else {
-            return;
-        };
-        if let Some(parked) = entry.parked.remove(at) {
-            parked.responder.send_empty(ResultCode::NoMessage);
-        }
-        if entry.parked.is_empty() {
-            self.forget_parked(key);
-        }
-    }
-
-    /// Answers pulls whose time ran out while their first contact was being recorded.
-    fn answer_overdue(&mut self, key: &SubscriptionKey) {
-        let now = self.around.clock.now();
-        let stopping = self.around.stop.is_cancelled();
-        let Some(entry) = self.subscriptions.get(key) else {
-            return;
-        };
-        let overdue = |parked: &&Parked| stopping || parked.pull.deadline <= now;
-        let serials: Vec<_> = entry
-            .parked
-            .iter()
-            .filter(overdue)
-            .map(|p| p.serial)
-            .collect();
-        serials
-            .into_iter()
-            .for_each(|serial| self.answer_nothing(key, serial));
-    }
-
-    fn forget_parked(&mut self, key: &SubscriptionKey) {
-        let Some(groups) = self.parked.get_mut(&key.subject) else {
-            return;
-        };
-        groups.remove(&key.group);
-        if groups.is_empty() {
-            self.parked.remove(&key.subject);
-        }
+fn consumer_key(key: &SubscriptionKey, consumer: &ConsumerId) -> ConsumerKey {
+    let SubscriptionKey { subject, group } = key.clone();
+    ConsumerKey {
+        subject,
+        group,
+        consumer: consumer.clone(),
     }
 }
 
@@ -457,15 +403,9 @@ fn to_action(
     action: PullAction,
     time: UnixMillis,
 ) -> Action {
-    let SubscriptionKey { subject, group } = key.clone();
-    let key = ConsumerKey {
-        subject,
-        group,
-        consumer: consumer.clone(),
-    };
     let PullAction { pulls, messages } = action;
     Action::Pull {
-        key,
+        key: consumer_key(key, consumer),
         time,
         broadcast,
         pulls,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::BrokerConfig;
+use crate::http::LateShards;
 use crate::serving::Serving;
 
 /// A broker that has started.
@@ -57,7 +58,9 @@ pub async fn start(
     };
     let stop_admin = CancellationToken::new();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.admin_port));
+    let late = LateShards::default();
     let router = admin::router(registry.clone(), readiness.clone());
+    let router = router.merge(crate::http::router(late.clone()));
     let admin = HttpServer::start(address, router, stop_admin.clone()).await;
     let admin = admin.with_context(|| format!("cannot listen on {address} (admin.port)"));
     let admin = admin.map_err(|error| StartError::new(FailureKind::Network, error))?;
@@ -67,7 +70,14 @@ pub async fn start(
     let opened = open_store(config.store_root.clone(), config.store(&meta.group));
     let opened = opened.await?;
     readiness.ready("store");
-    let serving = Serving::start(&config, server, opened, &registry);
+    let serving = Serving::start(
+        &config,
+        server,
+        opened,
+        &registry,
+        &late,
+        Arc::new(SystemClock),
+    );
     let serving = serving.map_err(|error| StartError::new(FailureKind::Running, error))?;
 
     let (state, watch_state) = watch::channel(BrokerState::ReadWrite);

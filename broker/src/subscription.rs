@@ -8,11 +8,16 @@
 //! - what a consumer pulled and did not ack comes again, first, as soon as its own account of what
 //!   it holds (`pull_last`) lies below;
 //! - pull sequences of one consumer only rise, within a reply they have no gaps, and a number that
-//!   was skipped stands for nothing: acking it confirms nothing.
+//!   was skipped stands for nothing: acking it confirms nothing;
+//! - messages of a consumer that fell silent, and those it left out when it acked later ones, are
+//!   named to be copied elsewhere; they stay unacked until their copies are safe.
+
+mod patience;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use patience::{Overdue, Patience};
 use qmq_model::{ConsumerId, MessageSequence, PullSequence, UnixMillis};
 use qmq_store::{GroupProgress, Unacked};
 
@@ -38,6 +43,8 @@ pub struct Subscription {
     next: i64,
     broadcast: bool,
     consumers: HashMap<ConsumerId, Consumer>,
+    /// When any consumer was last seen.
+    last_seen: UnixMillis,
 }
 
 /// State of one consumer of a group.
@@ -46,6 +53,15 @@ pub struct Consumer {
     next_pull: i64,
     unacked: UnackedSet,
     last_seen: UnixMillis,
+    gap: Option<Gap>,
+}
+
+/// A consumer acked messages behind some that it had not acked: it lost those acks, or forgot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    /// What is unacked below this pull sequence is concerned.
+    below: i64,
+    since: UnixMillis,
 }
 
 /// What a consumer says about itself when it pulls.
@@ -65,8 +81,14 @@ pub enum Offer {
     /// Messages it pulled before and has neither received nor acked: (pull sequence, message
     /// sequence) runs in ascending order, at most the wanted count.
     Again(Vec<Unacked>),
-    /// New messages of the group.
-    New(Range<i64>),
+    /// New messages of the group: those in `messages` that the consumer wants and the store still
+    /// has, at most `count`.
+    New {
+        /// From the group's position to the end of what is visible.
+        messages: Range<i64>,
+        /// Most of them.
+        count: usize,
+    },
     /// Nothing: wait.
     Nothing,
 }
@@ -83,7 +105,12 @@ pub struct PullAction {
 impl Subscription {
     /// A group nobody has seen before, over a subject that holds `kept`.
     #[must_use]
-    pub fn first_contact(start: StartAt, kept: &Range<i64>, broadcast: bool) -> Self {
+    pub fn first_contact(
+        start: StartAt,
+        kept: &Range<i64>,
+        broadcast: bool,
+        now: UnixMillis,
+    ) -> Self {
         let next = match start {
             StartAt::Latest => kept.end,
             StartAt::Earliest => kept.start,
@@ -92,6 +119,7 @@ impl Subscription {
             next,
             broadcast,
             consumers: HashMap::new(),
+            last_seen: now,
         }
     }
 
@@ -104,6 +132,7 @@ impl Subscription {
                 next_pull: consumer.next_pull.0,
                 unacked,
                 last_seen: now,
+                gap: None,
             };
             (id.clone(), state)
         });
@@ -111,6 +140,7 @@ impl Subscription {
             next: progress.next.0,
             broadcast: progress.broadcast,
             consumers: consumers.collect(),
+            last_seen: now,
         }
     }
 
@@ -148,6 +178,18 @@ impl Subscription {
         self.consumers.len()
     }
 
+    /// Consumers known to the group, with what is known of each.
+    pub fn consumers(&self) -> impl Iterator<Item = (&ConsumerId, &Consumer)> {
+        self.consumers.iter()
+    }
+
+    /// When `consumer` was last seen; `None` for one that was never seen.
+    #[must_use]
+    pub fn last_seen(&self, consumer: &ConsumerId) -> Option<UnixMillis> {
+        let consumer = self.consumers.get(consumer)?;
+        Some(consumer.last_seen)
+    }
+
     /// Next pull sequence of `consumer`; `None` for one that was never seen.
     #[must_use]
     pub fn next_pull(&self, consumer: &ConsumerId) -> Option<PullSequence> {
@@ -162,6 +204,7 @@ impl Subscription {
     pub fn meet(&mut self, pull: PullState<'_>, now: UnixMillis) -> Option<PullAction> {
         let first_pull = if self.broadcast { self.next } else { 0 };
         let known = self.consumers.contains_key(pull.consumer);
+        self.last_seen = self.last_seen.max(now);
         let consumer = self.consumers.entry(pull.consumer.clone()).or_default();
         consumer.last_seen = now;
         if !known {
@@ -199,15 +242,14 @@ impl Subscription {
             return Offer::Again(again);
         }
         let room = unacked_max.saturating_sub(consumer.unacked.count());
-        let count = i64::try_from(room.min(pull.count as u64)).unwrap_or(i64::MAX);
+        let count = usize::try_from(room.min(pull.count as u64)).unwrap_or(usize::MAX);
         // Expired messages are stepped over. A position beyond the end waits until the subject gets
         // there: never hand out a sequence twice.
-        let begin = self.next.max(kept.start);
-        let end = kept.end.min(begin.saturating_add(count));
-        if begin < end {
-            Offer::New(begin..end)
-        } else {
+        let messages = self.next.max(kept.start)..kept.end;
+        if messages.is_empty() || count == 0 {
             Offer::Nothing
+        } else {
+            Offer::New { messages, count }
         }
     }
 
@@ -269,11 +311,11 @@ impl Subscription {
         (PullSequence(first), actions)
     }
 
-    /// Gives up messages of `consumer` that can never be delivered: expired or quarantined.
-    pub fn pass_over(&mut self, consumer: &ConsumerId, pulls: &Range<i64>) {
-        if let Some(consumer) = self.consumers.get_mut(consumer) {
-            consumer.unacked.remove(pulls);
-        }
+    /// Takes messages from `consumer` that it will not ack: they can never be delivered, it does
+    /// not want them any more, or their copies are safe elsewhere. Returns whether it held any.
+    pub fn pass_over(&mut self, consumer: &ConsumerId, pulls: &Range<i64>) -> bool {
+        let held = self.consumers.get_mut(consumer);
+        held.is_some_and(|consumer| consumer.unacked.remove(pulls) > 0)
     }
 
     /// Confirms `pulls` of `consumer`. Returns the range to append when it confirmed anything: pull
@@ -284,17 +326,60 @@ impl Subscription {
         pulls: &Range<i64>,
         now: UnixMillis,
     ) -> Option<Range<i64>> {
+        let broadcast = self.broadcast;
+        self.last_seen = self.last_seen.max(now);
         let consumer = self.consumers.get_mut(consumer)?;
         consumer.last_seen = now;
         let pulls = pulls.start.max(0)..pulls.end.min(consumer.next_pull);
-        (consumer.unacked.remove(&pulls) > 0).then_some(pulls)
+        if consumer.unacked.remove(&pulls) == 0 {
+            return None;
+        }
+        let first = consumer.unacked.first_pull();
+        if !broadcast && first.is_some_and(|first| first < pulls.start) {
+            let (below, since) = (pulls.start, now);
+            consumer.gap.get_or_insert(Gap { below, since });
+        }
+        Some(pulls)
+    }
+
+    /// Lets the group go on at `next`, higher or lower than before. What its consumers hold stays
+    /// theirs, except in broadcast, where pull sequences are message sequences.
+    pub fn reset(&mut self, next: MessageSequence) {
+        self.next = next.0;
+        if self.broadcast {
+            for consumer in self.consumers.values_mut() {
+                consumer.unacked = UnackedSet::default();
+                consumer.next_pull = next.0;
+            }
+        }
     }
 
     /// Notes that `consumer` is alive.
     pub fn keep_alive(&mut self, consumer: &ConsumerId, now: UnixMillis) {
         if let Some(consumer) = self.consumers.get_mut(consumer) {
-            consumer.last_seen = now;
+            consumer.last_seen = consumer.last_seen.max(now);
+            self.last_seen = self.last_seen.max(now);
         }
+    }
+}
+
+impl Consumer {
+    /// Messages it holds.
+    #[must_use]
+    pub fn unacked_count(&self) -> u64 {
+        self.unacked.count()
+    }
+
+    /// When it was last heard of; after a start, when that was.
+    #[must_use]
+    pub fn last_seen(&self) -> UnixMillis {
+        self.last_seen
+    }
+
+    /// The next pull sequence it gets.
+    #[must_use]
+    pub fn next_pull(&self) -> PullSequence {
+        PullSequence(self.next_pull)
     }
 }
 

@@ -66,6 +66,29 @@ impl UnackedSet {
         found
     }
 
+    /// The lowest pull sequence in it.
+    #[must_use]
+    pub fn first_pull(&self) -> Option<i64> {
+        self.runs.front().map(|run| run.pull)
+    }
+
+    /// The first `count_max` messages with a pull sequence below `end`, gaps or not.
+    #[must_use]
+    pub fn below(&self, end: i64, count_max: usize) -> Vec<Unacked> {
+        let mut left = i64::try_from(count_max).unwrap_or(i64::MAX);
+        let mut found = Vec::new();
+        for run in &self.runs {
+            let mut run = cut(run, i64::MIN..end);
+            run.count = run.count.min(left);
+            if run.count <= 0 {
+                break;
+            }
+            left -= run.count;
+            found.push(run);
+        }
+        found
+    }
+
     /// Takes `pulls` out. Returns how many messages that were.
     pub fn remove(&mut self, pulls: &Range<i64>) -> u64 {
         if pulls.start >= pulls.end {
@@ -158,6 +181,15 @@ mod tests {
         assert_eq!(set.after(2, 100), [run(5, 5, 5)]);
         assert_eq!(set.after(6, 2), [run(7, 7, 2)]);
         assert_eq!(set.after(9, 2), []);
+    }
+
+    #[test]
+    fn the_oldest_are_named_whatever_gaps_there_are() {
+        let set: UnackedSet = [run(0, 10, 5), run(8, 20, 4)].into_iter().collect();
+        assert_eq!(set.first_pull(), Some(0));
+        assert_eq!(set.below(9, 100), [run(0, 10, 5), run(8, 20, 1)]);
+        assert_eq!(set.below(i64::MAX, 6), [run(0, 10, 5), run(8, 20, 1)]);
+        assert_eq!(set.below(0, 6), []);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! PULL_MESSAGE: checks the parameters and passes the pull to the owner of its subscription.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use qmq_model::{ConsumerGroup, ConsumerId, Subject};
 use qmq_protocol::command::pull::PullRequest;
 use qmq_protocol::{Decode, ResultCode};
 use qmq_remoting::{Request, Responder};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::broker::Broker;
+use crate::env_rules::Known;
+use crate::filter::{EnvRules, Filter};
 use crate::shard::{Pull, SubscriptionKey};
 
 /// Most messages one pull gets.
@@ -29,17 +32,13 @@ pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
             return broker.hold(responder, ResultCode::BrokerError, BAD_PULL_HOLD);
         }
     };
-    if decoded.tag_filter().is_some() {
-        // Messages that a consumer does not want would be acked by it unseen, or worse, consumed:
-        // no answer with messages is better than a wrong one.
-        warn!(
-            subject = decoded.subject,
-            group = decoded.group,
-            "tag filters are not served yet"
-        );
-        return broker.hold(responder, ResultCode::BrokerError, BAD_PULL_HOLD);
-    }
-    let Some(pull) = checked(&decoded, broker) else {
+    let rules = match broker.env_rules.known() {
+        Known::Off => None,
+        Known::Rules(rules) => Some(rules),
+        Known::NotYet if decoded.sub_env_filter().is_none() => None,
+        Known::NotYet => return broker.hold(responder, ResultCode::NoMessage, BAD_PULL_HOLD),
+    };
+    let Some(pull) = checked(&decoded, broker, rules.as_deref()) else {
         debug!(peer = %request.peer, "pull has bad parameters");
         return broker.hold(responder, ResultCode::NoMessage, BAD_PULL_HOLD);
     };
@@ -47,7 +46,7 @@ pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
 }
 
 /// `None` when a parameter makes no sense; that cannot be told from "no message" on the wire.
-fn checked(request: &PullRequest<'_>, broker: &Broker) -> Option<Pull> {
+fn checked(request: &PullRequest<'_>, broker: &Broker, rules: Option<&EnvRules>) -> Option<Pull> {
     let subject = Subject::new(request.subject).ok()?;
     let group = ConsumerGroup::new(request.group).ok()?;
     let consumer = ConsumerId::new(request.consumer_id).ok()?;
@@ -61,6 +60,7 @@ fn checked(request: &PullRequest<'_>, broker: &Broker) -> Option<Pull> {
         broadcast: request.is_broadcast,
         pull_last: request.pull_last,
         count: count.min(PULL_COUNT_MAX),
+        filter: Filter::of(request, rules).map(Arc::new),
         deadline: broker.clock.now().plus(wait.min(PULL_WAIT_MAX)),
     })
 }

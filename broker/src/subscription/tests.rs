@@ -1,5 +1,7 @@
 //! Single rules by example; the model test in `sim` covers their combinations.
 
+use std::time::Duration;
+
 use super::*;
 
 const NOW: UnixMillis = UnixMillis(1_000);
@@ -20,8 +22,41 @@ fn one(run: Range<i64>) -> Vec<Range<i64>> {
     vec![run]
 }
 
+fn new(messages: Range<i64>, count: usize) -> Offer {
+    Offer::New { messages, count }
+}
+
+const PATIENCE: Patience = Patience {
+    dead_after: Duration::from_secs(180),
+    lost_ack_after: Duration::from_secs(30),
+    forever_after: Duration::from_secs(48 * 3600),
+    group_after: Duration::from_secs(720 * 3600),
+    copies_per_second: 3,
+};
+
+fn later(seconds: u64) -> UnixMillis {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+fn run(pull: i64, message: i64, count: i64) -> Unacked {
+    Unacked {
+        pull,
+        message,
+        count,
+    }
+}
+
+/// A group of which `c1` holds messages 0..6 as pull sequences 0..6.
+fn holding() -> (Subscription, ConsumerId) {
+    let mut group = latest(0..0);
+    let c1 = id("c1");
+    group.meet(pull(&c1, -1, 6), NOW);
+    group.hand_out(&c1, &one(0..6), 6);
+    (group, c1)
+}
+
 fn latest(kept: Range<i64>) -> Subscription {
-    Subscription::first_contact(StartAt::Latest, &kept, false)
+    Subscription::first_contact(StartAt::Latest, &kept, false, NOW)
 }
 
 #[test]
@@ -38,15 +73,12 @@ fn first_contact_is_recorded_before_it_is_answered() {
     );
     assert_eq!(group.meet(pull(&c1, -1, 10), NOW), None);
     assert_eq!(group.offer(pull(&c1, -1, 10), &(0..7), 100), Offer::Nothing);
-    assert_eq!(
-        group.offer(pull(&c1, -1, 10), &(0..9), 100),
-        Offer::New(7..9)
-    );
+    assert_eq!(group.offer(pull(&c1, -1, 10), &(0..9), 100), new(7..9, 10));
 }
 
 #[test]
 fn retry_subjects_start_at_the_oldest_message() {
-    let group = Subscription::first_contact(StartAt::Earliest, &(3..9), false);
+    let group = Subscription::first_contact(StartAt::Earliest, &(3..9), false, NOW);
     assert_eq!(group.next(), MessageSequence(3));
 }
 
@@ -58,10 +90,7 @@ fn consumers_of_a_group_share_without_overlap() {
     group.meet(pull(&c2, -1, 3), NOW);
     let (first, actions) = group.hand_out(&c1, &one(0..3), 3);
     assert_eq!((first, actions.len()), (PullSequence(0), 1));
-    assert_eq!(
-        group.offer(pull(&c2, -1, 3), &(0..10), 100),
-        Offer::New(3..6)
-    );
+    assert_eq!(group.offer(pull(&c2, -1, 3), &(0..10), 100), new(3..10, 3));
 }
 
 #[test]
@@ -152,7 +181,7 @@ fn a_consumer_holds_a_bounded_number_of_unacked_messages() {
     let c1 = id("c1");
     group.meet(pull(&c1, -1, 9), NOW);
     group.hand_out(&c1, &one(0..4), 4);
-    assert_eq!(group.offer(pull(&c1, 3, 9), &(0..99), 6), Offer::New(4..6));
+    assert_eq!(group.offer(pull(&c1, 3, 9), &(0..99), 6), new(4..99, 2));
     group.hand_out(&c1, &one(4..6), 6);
     assert_eq!(group.offer(pull(&c1, 5, 9), &(0..99), 6), Offer::Nothing);
 }
@@ -164,7 +193,7 @@ fn expired_messages_are_stepped_over() {
     group.meet(pull(&c1, -1, 9), NOW);
     assert_eq!(
         group.offer(pull(&c1, -1, 3), &(10..99), 100),
-        Offer::New(10..13)
+        new(10..99, 3)
     );
 }
 
@@ -178,7 +207,7 @@ fn a_subject_shorter_than_the_position_waits() {
 
 #[test]
 fn broadcast_pull_sequences_are_message_sequences() {
-    let mut group = Subscription::first_contact(StartAt::Latest, &(0..40), true);
+    let mut group = Subscription::first_contact(StartAt::Latest, &(0..40), true, NOW);
     let c1 = id("c1");
     let action = group.meet(pull(&c1, -1, 9), NOW).unwrap();
     assert_eq!(
@@ -205,4 +234,98 @@ fn broadcast_pull_sequences_are_message_sequences() {
     }]);
     assert_eq!(group.offer(pull(&c1, -1, 9), &(0..50), 100), again);
     assert_eq!(group.meet(pull(&c1, 10_000, 9), NOW), None);
+}
+
+#[test]
+fn a_silent_consumer_is_dead_and_its_oldest_messages_are_named() {
+    let (mut group, c1) = holding();
+    assert_eq!(group.overdue(later(179), &PATIENCE), []);
+    let overdue = group.overdue(later(180), &PATIENCE);
+    assert_eq!(
+        overdue,
+        [Overdue {
+            consumer: c1.clone(),
+            runs: vec![run(0, 0, 3)],
+        }]
+    );
+    // Named, not given up: until the copies are safe they stay where they are.
+    assert_eq!(group.unacked_count(&c1), 6);
+    assert!(group.pass_over(&c1, &(0..3)));
+    assert!(!group.pass_over(&c1, &(0..3)));
+    assert_eq!(group.overdue(later(180), &PATIENCE)[0].runs, [run(3, 3, 3)]);
+    // A sign of life ends it.
+    group.keep_alive(&c1, later(181));
+    assert_eq!(group.overdue(later(182), &PATIENCE), []);
+    // A sign of life from before a later one changes nothing.
+    group.keep_alive(&c1, later(10));
+    assert_eq!(group.last_seen(&c1), Some(later(181)));
+}
+
+#[test]
+fn messages_left_out_of_acks_are_overdue_after_a_while() {
+    let (mut group, c1) = holding();
+    assert_eq!(group.ack(&c1, &(2..4), NOW), Some(2..4));
+    assert_eq!(group.gap_due(&c1, &PATIENCE), Some(later(30)));
+    group.keep_alive(&c1, later(29));
+    assert_eq!(group.overdue(later(29), &PATIENCE), []);
+    assert_eq!(group.overdue(later(30), &PATIENCE)[0].runs, [run(0, 0, 2)]);
+    // What it holds above is not concerned, and late acks close the gap.
+    group.ack(&c1, &(0..2), later(30));
+    assert_eq!(group.overdue(later(31), &PATIENCE), []);
+    group.forget(later(31), &PATIENCE);
+    assert_eq!(group.gap_due(&c1, &PATIENCE), None);
+}
+
+#[test]
+fn who_holds_nothing_and_stays_away_is_forgotten() {
+    let (mut group, c1) = holding();
+    let two_days = 48 * 3600;
+    assert_eq!(group.forget(later(two_days), &PATIENCE), []);
+    group.pass_over(&c1, &(0..6));
+    assert_eq!(group.forget(later(two_days - 1), &PATIENCE), []);
+    assert_eq!(group.forget(later(two_days), &PATIENCE), [c1]);
+    assert!(!group.is_abandoned(later(720 * 3600 - 1), &PATIENCE));
+    assert!(group.is_abandoned(later(720 * 3600), &PATIENCE));
+}
+
+#[test]
+fn broadcast_consumers_are_never_dead_and_go_with_their_group() {
+    let mut group = Subscription::first_contact(StartAt::Latest, &(0..0), true, NOW);
+    let c1 = id("c1");
+    group.meet(pull(&c1, -1, 9), NOW);
+    group.hand_out(&c1, &one(0..3), 3);
+    let month = later(720 * 3600);
+    assert_eq!(group.overdue(month, &PATIENCE), []);
+    assert_eq!(group.forget(month, &PATIENCE), []);
+    assert!(group.is_abandoned(month, &PATIENCE));
+}
+
+#[test]
+fn the_next_look_comes_when_something_can_be_due() {
+    let (mut group, c1) = holding();
+    assert_eq!(group.look_again(NOW, &PATIENCE), later(180));
+    group.ack(&c1, &(2..4), NOW);
+    assert_eq!(group.look_again(NOW, &PATIENCE), later(30));
+    // Something is overdue already: soon, but not at once.
+    assert_eq!(group.look_again(later(500), &PATIENCE), later(501));
+    group.pass_over(&c1, &(0..6));
+    assert_eq!(group.look_again(NOW, &PATIENCE), later(48 * 3600));
+}
+
+#[test]
+fn a_reset_moves_the_group_and_leaves_what_is_held() {
+    let (mut group, c1) = holding();
+    group.reset(MessageSequence(2));
+    assert_eq!(group.next(), MessageSequence(2));
+    assert_eq!(group.unacked_count(&c1), 6);
+    assert_eq!(group.offer(pull(&c1, 5, 9), &(0..9), 100), new(2..9, 9));
+    let (first, _) = group.hand_out(&c1, &one(2..4), 4);
+    assert_eq!(first, PullSequence(6));
+
+    let mut group = Subscription::first_contact(StartAt::Latest, &(0..0), true, NOW);
+    group.meet(pull(&c1, -1, 9), NOW);
+    group.hand_out(&c1, &one(0..3), 3);
+    group.reset(MessageSequence(1));
+    let (first, _) = group.hand_out(&c1, &one(1..3), 3);
+    assert_eq!(first, PullSequence(1));
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use qmq_broker::config::BrokerConfig;
+use qmq_broker::http::LateShards;
 use qmq_broker::serving::Serving;
 use qmq_daemon::Settings;
 use qmq_daemon::metrics::Metrics;
-use qmq_model::{Message, SystemClock, UnixMillis};
+use qmq_model::{Clock, ManualClock, Message, SystemClock, UnixMillis};
 use qmq_protocol::command::ack::AckRequest;
+use qmq_protocol::command::consume_manage::{ConsumeFromWhere, ConsumeManageRequest};
 use qmq_protocol::command::pull::{PullFilter, PullRequest, PullResponse, TagFilter, TagMatch};
 use qmq_protocol::command::send::{SendResponse, put_message};
 use qmq_protocol::{CommandCode, Decode, Encode, Frame};
@@ -26,6 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct TestBroker {
     pub(crate) fs: FaultyFs,
     pub(crate) serving: Serving,
+    pub(crate) late: LateShards,
     pub(crate) client: Client,
     address: String,
 }
@@ -37,15 +40,28 @@ impl TestBroker {
 
     /// Over `fs`, with further settings.
     pub(crate) async fn over(fs: FaultyFs, pairs: &[(&str, &str)]) -> Self {
-        Self::with_recent(fs, pairs, StoreConfig::default().recent_bytes_max).await
+        let recent = StoreConfig::default().recent_bytes_max;
+        Self::with(fs, pairs, recent, Arc::new(SystemClock)).await
+    }
+
+    /// Over `fs`, with a clock moved by hand. Nothing wakes up because it was moved: things happen
+    /// with the next request.
+    pub(crate) async fn by_hand(fs: FaultyFs, clock: &ManualClock) -> Self {
+        let recent = StoreConfig::default().recent_bytes_max;
+        Self::with(fs, &[], recent, Arc::new(clock.clone())).await
     }
 
     /// A broker that reads every message from its files.
     pub(crate) async fn without_recent() -> Self {
-        Self::with_recent(FaultyFs::new(1), &[], 0).await
+        Self::with(FaultyFs::new(1), &[], 0, Arc::new(SystemClock)).await
     }
 
-    async fn with_recent(fs: FaultyFs, pairs: &[(&str, &str)], recent_bytes_max: usize) -> Self {
+    async fn with(
+        fs: FaultyFs,
+        pairs: &[(&str, &str)],
+        recent_bytes_max: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let mut all = vec![("meta.server.endpoint", "http://127.0.0.1:1/meta/address")];
         all.extend_from_slice(pairs);
         let settings = Settings::of_pairs("broker", &all);
@@ -58,18 +74,21 @@ impl TestBroker {
             recent_bytes_max,
             ..config.store("test")
         };
-        let clock = Arc::new(SystemClock);
+        let its_clock = Arc::clone(&clock);
         let opened =
-            RealtimeStore::open(Arc::new(fs.clone()), Path::new("/store"), store, clock).unwrap();
+            RealtimeStore::open(Arc::new(fs.clone()), Path::new("/store"), store, its_clock)
+                .unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(any, ServerConfig::default()).await.unwrap();
         let address = server.local_addr().to_string();
         let metrics = Metrics::new("broker", "test");
-        let serving = Serving::start(&config, server, opened, &metrics).unwrap();
+        let late = LateShards::default();
+        let serving = Serving::start(&config, server, opened, &metrics, &late, clock).unwrap();
         let client = connect(&address).await;
         Self {
             fs,
             serving,
+            late,
             client,
             address,
         }
@@ -77,9 +96,46 @@ impl TestBroker {
 
     /// Stops in order and starts again over the same files.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(&[]).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn restart_with(self, pairs: &[(&str, &str)]) -> Self {
+        let fs = self.stop().await;
+        Self::over(fs, pairs).await
+    }
+
+    /// Stops in order and leaves the files.
+    pub(crate) async fn stop(self) -> FaultyFs {
         drop(self.client);
         self.serving.stop().await.unwrap();
-        Self::over(self.fs, &[]).await
+        self.fs
+    }
+
+    /// Pulls again and again until there is something.
+    pub(crate) async fn pull_until_some(&self, pull: Pull<'_>) -> Reply {
+        let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+        loop {
+            let reply = self.pull(pull).await;
+            if reply.code == 0 {
+                return reply;
+            }
+            tokio::task::yield_now().await;
+            assert!(tokio::time::Instant::now() < deadline, "nothing came");
+        }
+    }
+
+    /// Moves a group.
+    pub(crate) async fn reset(&self, subject: &str, group: &str, from: ConsumeFromWhere) -> i16 {
+        let request = ConsumeManageRequest {
+            subject,
+            group,
+            from,
+        };
+        let write = |out: &mut BytesMut| request.encode(9, out);
+        let code = CommandCode::ConsumeManage;
+        let reply = self.client.request(code, write, PATIENCE).await;
+        reply.unwrap().header.code
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -168,6 +224,24 @@ pub(crate) fn message(subject: &str, id: &str) -> Message {
     }
 }
 
+/// A message with tags.
+pub(crate) fn tagged(subject: &str, id: &str, tags: &[&str]) -> Message {
+    Message {
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        ..message(subject, id)
+    }
+}
+
+/// The messages a pull reply holds.
+pub(crate) fn contents(frame: &Frame) -> Vec<Message> {
+    assert_eq!(frame.header.code, 0);
+    let response = PullResponse::decode(9, &frame.body).unwrap();
+    let message = |pulled: qmq_protocol::command::pull::PulledMessage<'_>| {
+        Message::from_payload(&pulled.payload)
+    };
+    response.messages().map(message).collect()
+}
+
 /// A pull with the defaults of a test.
 #[derive(Clone, Copy)]
 pub(crate) struct Pull<'a> {
@@ -178,7 +252,8 @@ pub(crate) struct Pull<'a> {
     pub(crate) last: i64,
     pub(crate) timeout: i64,
     pub(crate) broadcast: bool,
-    pub(crate) tag: Option<&'a str>,
+    pub(crate) tags: &'a [&'a str],
+    pub(crate) all_tags: bool,
 }
 
 impl<'a> Pull<'a> {
@@ -191,7 +266,8 @@ impl<'a> Pull<'a> {
             last: -1,
             timeout: -1,
             broadcast: false,
-            tag: None,
+            tags: &[],
+            all_tags: false,
         }
     }
 }
@@ -245,10 +321,14 @@ pub(crate) async fn pull_on(client: &Client, pull: Pull<'_>) -> Reply {
     }
 }
 
-fn tag_filter(tag: &str) -> PullFilter<'_> {
+fn tag_filter<'a>(pull: &Pull<'a>) -> PullFilter<'a> {
     PullFilter::Tag(TagFilter {
-        tag_match: TagMatch::Any,
-        tags: vec![tag.as_bytes()],
+        tag_match: if pull.all_tags {
+            TagMatch::All
+        } else {
+            TagMatch::Any
+        },
+        tags: pull.tags.iter().map(|tag| tag.as_bytes()).collect(),
     })
 }
 
@@ -263,7 +343,11 @@ pub(crate) async fn pull_frame(client: &Client, pull: Pull<'_>) -> Frame {
         pull_last: pull.last,
         timeout_ms: pull.timeout,
         is_broadcast: pull.broadcast,
-        filters: pull.tag.map(tag_filter).into_iter().collect(),
+        filters: if pull.tags.is_empty() {
+            Vec::new()
+        } else {
+            vec![tag_filter(&pull)]
+        },
     };
     let write = |out: &mut BytesMut| request.encode(9, out);
     client

@@ -4,8 +4,11 @@
 
 mod acks;
 mod faults;
+mod filters;
 mod harness;
 mod hostile;
 mod pulls;
+mod resets;
+mod retries;
 mod sends;
 mod writer;

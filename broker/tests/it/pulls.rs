@@ -205,20 +205,6 @@ async fn broadcast_consumers_each_get_all_with_message_sequences() {
 }
 
 #[tokio::test]
-async fn a_tag_filter_is_refused_rather_than_ignored() {
-    let broker = TestBroker::start().await;
-    let pull = Pull::new("a.b", "g", "c");
-    broker.pull(pull).await;
-    broker.store("a.b", &["1"]).await;
-    let tagged = Pull {
-        tag: Some("t"),
-        ..pull
-    };
-    assert_eq!(broker.pull(tagged).await.code, 51);
-    assert_eq!(broker.pull(pull).await, Reply::messages(0, &["1"]));
-}
-
-#[tokio::test]
 async fn an_undecodable_pull_is_answered_with_51() {
     let broker = TestBroker::start().await;
     let write = |out: &mut bytes::BytesMut| out.extend_from_slice(&[0, 3, b'a', b'.']);

@@ -3,6 +3,8 @@
 use bytes::BufMut;
 use qmq_model::Message;
 
+use qmq_store::fs::faulty::FaultyFs;
+
 use crate::harness::{Pull, Reply, TestBroker, body_of, failures, message, raw_send};
 
 #[tokio::test]
@@ -132,7 +134,7 @@ async fn what_consumers_cannot_read_is_refused() {
 
 #[tokio::test]
 async fn names_of_retry_subjects_are_taken() {
-    let broker = TestBroker::start().await;
+    let broker = TestBroker::over(FaultyFs::new(1), &[("message.retry.delay.seconds", "0")]).await;
     broker.store("%RETRY%a.b%g", &["1"]).await;
     // A group that never pulled gets all of its retry subject: it was meant for nobody else.
     let pull = Pull::new("%RETRY%a.b%g", "g", "c");
@@ -219,7 +221,7 @@ async fn a_property_that_consumers_cannot_read_is_refused() {
 
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused() {
-    let fs = qmq_store::fs::faulty::FaultyFs::new(1);
+    let fs = FaultyFs::new(1);
     let broker = TestBroker::over(fs, &[("message.bytes.max", "2048")]).await;
     let mut big = message("a.b", "big");
     big.set_property("k", "x".repeat(3_000));
@@ -233,7 +235,7 @@ async fn a_message_over_the_limit_is_refused() {
 
 #[tokio::test]
 async fn the_number_of_subjects_is_bounded() {
-    let fs = qmq_store::fs::faulty::FaultyFs::new(1);
+    let fs = FaultyFs::new(1);
     let broker = TestBroker::over(fs, &[("subjects.max", "2")]).await;
     broker.store("a", &["1"]).await;
     broker.store("b", &["1"]).await;

@@ -3,8 +3,11 @@
 //! ```text
 //! str subject
 //! str group
-//! i32 where from         1 latest, 2 earliest
+//! i32 where from         1 latest, 2 earliest, 3 a time
+//! i64 time               ms; only with 3
 //! ```
+//!
+//! 3 is our own: the reference knows the first two.
 //!
 //! The response has no body.
 
@@ -16,31 +19,20 @@ use crate::error::DecodeError;
 
 /// Where a group goes on reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(i32)]
 pub enum ConsumeFromWhere {
     /// Behind the newest message: everything before is skipped.
-    Latest = 1,
+    Latest,
     /// At the oldest message that is kept.
-    Earliest = 2,
+    Earliest,
+    /// At the first message that was stored at this time or later. Unit: ms since 1970.
+    Time(i64),
+    /// A number without a meaning: it changes nothing and is answered with success.
+    Other(i32),
 }
 
-impl ConsumeFromWhere {
-    /// The place with this number, if there is one.
-    #[must_use]
-    pub const fn from_code(code: i32) -> Option<Self> {
-        Some(match code {
-            1 => Self::Latest,
-            2 => Self::Earliest,
-            _ => return None,
-        })
-    }
-
-    /// The number on the wire.
-    #[must_use]
-    pub const fn code(self) -> i32 {
-        self as i32
-    }
-}
+const LATEST: i32 = 1;
+const EARLIEST: i32 = 2;
+const TIME: i32 = 3;
 
 /// A request to reset one group of one subject. Names are unchecked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +41,8 @@ pub struct ConsumeManageRequest<'a> {
     pub subject: &'a str,
     /// Consumer group.
     pub group: &'a str,
-    /// Number of a [`ConsumeFromWhere`], as received. An unknown one changes nothing and is
-    /// answered with success.
-    pub from_code: i32,
-}
-
-impl ConsumeManageRequest<'_> {
-    /// Where the group shall go on, if the number is known.
-    #[must_use]
-    pub const fn from(&self) -> Option<ConsumeFromWhere> {
-        ConsumeFromWhere::from_code(self.from_code)
-    }
+    /// Where it shall go on.
+    pub from: ConsumeFromWhere,
 }
 
 impl Encode for ConsumeManageRequest<'_> {
@@ -68,20 +51,35 @@ impl Encode for ConsumeManageRequest<'_> {
     fn encode(&self, _version: i16, out: &mut BytesMut) {
         put_str(out, self.subject.as_bytes());
         put_str(out, self.group.as_bytes());
-        out.put_i32(self.from_code);
+        match self.from {
+            ConsumeFromWhere::Latest => out.put_i32(LATEST),
+            ConsumeFromWhere::Earliest => out.put_i32(EARLIEST),
+            ConsumeFromWhere::Time(millis) => {
+                out.put_i32(TIME);
+                out.put_i64(millis);
+            }
+            ConsumeFromWhere::Other(code) => out.put_i32(code),
+        }
     }
 }
 
 impl<'a> Decode<'a> for ConsumeManageRequest<'a> {
     fn decode(version: i16, body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let request = Self {
-            subject: reader.str("subject")?,
-            group: reader.str("group")?,
-            from_code: reader.i32("consumeFromWhere")?,
+        let subject = reader.str("subject")?;
+        let group = reader.str("group")?;
+        let from = match reader.i32("consumeFromWhere")? {
+            LATEST => ConsumeFromWhere::Latest,
+            EARLIEST => ConsumeFromWhere::Earliest,
+            TIME => ConsumeFromWhere::Time(reader.i64("time")?),
+            other => ConsumeFromWhere::Other(other),
         };
         reader.end_of(version)?;
-        Ok(request)
+        Ok(Self {
+            subject,
+            group,
+            from,
+        })
     }
 }
 
@@ -90,20 +88,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_place_is_kept_for_the_broker() {
-        for code in [i32::MIN, -1, 0, 3, i32::MAX] {
+    fn every_place_survives_the_round_trip() {
+        let others = [i32::MIN, -1, 0, 4, i32::MAX].map(ConsumeFromWhere::Other);
+        let known = [
+            ConsumeFromWhere::Latest,
+            ConsumeFromWhere::Earliest,
+            ConsumeFromWhere::Time(1_700_000_000_000),
+        ];
+        for from in others.into_iter().chain(known) {
             let request = ConsumeManageRequest {
                 subject: "a.b",
                 group: "g",
-                from_code: code,
+                from,
             };
             let mut body = BytesMut::new();
             request.encode(8, &mut body);
             assert_eq!(ConsumeManageRequest::decode(8, &body), Ok(request));
-            assert_eq!(request.from(), None);
-        }
-        for from in [ConsumeFromWhere::Latest, ConsumeFromWhere::Earliest] {
-            assert_eq!(ConsumeFromWhere::from_code(from.code()), Some(from));
         }
     }
 }

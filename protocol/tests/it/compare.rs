@@ -9,7 +9,7 @@ use qmq_protocol::command::broker_acquire_meta::{
 };
 use qmq_protocol::command::broker_register::BrokerRegisterRequest;
 use qmq_protocol::command::client_register::{ClientRegisterRequest, ClientRegisterResponse};
-use qmq_protocol::command::consume_manage::ConsumeManageRequest;
+use qmq_protocol::command::consume_manage::{ConsumeFromWhere, ConsumeManageRequest};
 use qmq_protocol::command::pull::{
     PullFilter, PullRequest, PullResponse, TagFilter, put_payload_for_version, put_pull_header,
 };
@@ -220,13 +220,17 @@ pub(crate) fn acquire_meta_response(version: i16, body: &Bytes, expected: &Value
 
 pub(crate) fn consume_manage_request(version: i16, body: &Bytes, expected: &Value) -> BytesMut {
     let request = ConsumeManageRequest::decode(version, body).unwrap();
+    let from = match int::<i32>(&expected["consumeFromWhere"]) {
+        1 => ConsumeFromWhere::Latest,
+        2 => ConsumeFromWhere::Earliest,
+        other => ConsumeFromWhere::Other(other),
+    };
     let expected = ConsumeManageRequest {
         subject: text(&expected["subject"]),
         group: text(&expected["group"]),
-        from_code: int(&expected["consumeFromWhere"]),
+        from,
     };
     assert_eq!(request, expected);
-    assert!(request.from().is_some());
     again(version, &request)
 }
 

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use qmq_protocol::command::consume_manage::ConsumeManageRequest;
+use qmq_protocol::command::consume_manage::{ConsumeFromWhere, ConsumeManageRequest};
 use qmq_protocol::command::sync::{
     DelaySyncLogRequest, DispatchFile, SyncCheckpointRequest, SyncCheckpointResponse,
     SyncDispatchResponse, SyncHeartbeatResponse, SyncIndexEntry, SyncIndexResponse, SyncLogRequest,
@@ -226,9 +226,14 @@ proptest! {
     fn consume_manage(
         version in version(),
         (subject, group) in (text(), text()),
-        from_code in prop_oneof![0..4, any::<i32>()],
+        from in prop_oneof![
+            Just(ConsumeFromWhere::Latest),
+            Just(ConsumeFromWhere::Earliest),
+            any::<i64>().prop_map(ConsumeFromWhere::Time),
+            (4..i32::MAX).prop_map(ConsumeFromWhere::Other),
+        ],
     ) {
-        let request = ConsumeManageRequest { subject: &subject, group: &group, from_code };
+        let request = ConsumeManageRequest { subject: &subject, group: &group, from };
         check_fixed(version, &encoded(version, &request), |body| {
             ConsumeManageRequest::decode(version, body).map(|read| read == request)
         })?;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use qmq_broker::portion::{Limits, kept, portion};
+use qmq_broker::portion::{Limits, Question, Verdicts, kept, portion};
 use qmq_broker::subscription::{PullAction, PullState, StartAt, Subscription};
 use qmq_model::{Clock, Payload, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
@@ -93,7 +94,8 @@ impl Live {
             count: pull.count,
         };
         let kept = kept(&self.reader, &subject);
-        let first = || Subscription::first_contact(StartAt::Latest, &kept, pull.broadcast);
+        let first =
+            || Subscription::first_contact(StartAt::Latest, &kept, pull.broadcast, pull.now);
         let rules = self.groups.entry(pull.who.0).or_insert_with(first);
         let mut reply = Reply::default();
         let met = rules.meet(state, pull.now);
@@ -108,7 +110,15 @@ impl Live {
             .get_mut(&(subject_number, group_number))
             .ok_or(Crashed)?;
         let subject_id = self.reader.subject(subject.as_str());
-        let found = portion(rules, state, &self.reader, subject_id, pull.limits);
+        let question = Question {
+            pull: state,
+            filter: None,
+            verdicts: &Verdicts::new(),
+            delay: Duration::ZERO,
+            now: pull.now,
+            limits: pull.limits,
+        };
+        let found = portion(rules, &question, &self.reader, subject_id);
         for action in found.actions {
             self.queue(pull, action);
         }
