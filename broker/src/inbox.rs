@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use qmq_remoting::Responder;
 use qmq_store::{Action, Control, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -35,6 +36,8 @@ pub struct SendBatch {
     pub count: usize,
     /// Those of the same request that were refused.
     pub refused: Vec<Refused>,
+    /// Ids of all messages of the request in its order, when the reply lists them all; else empty.
+    pub listed: Vec<Bytes>,
     /// Gets the answer.
     pub responder: Responder,
 }

@@ -152,7 +152,7 @@ impl Writer {
             .wake(&self.published, |id| self.reader.name(id));
         sends
             .into_iter()
-            .for_each(|send| send::answer(send.responder, &send.refused));
+            .for_each(|send| send::answer(send.responder, &send.refused, &send.listed));
         // Nobody listens any more when the shard is gone: nothing to do.
         for then in copied {
             let _ = then.send(Ok(()));

@@ -1,10 +1,14 @@
 //! SEND_MESSAGE: everything is checked before the first message is appended.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
+use qmq_model::names::NameError;
 use qmq_model::payload::{MESSAGE_ID_UNITS_MAX, TAGS_MAX};
 use qmq_model::{Payload, Subject};
 use qmq_protocol::ResultCode;
-use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult, SentMessage};
+use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult, SentMessage, put_results};
+use qmq_protocol::frame::is_legacy;
 use qmq_remoting::{Request, Responder};
 use qmq_store::NewMessage;
 use tracing::debug;
@@ -36,6 +40,14 @@ impl Refused {
         Self::by_store(payload, "message does not fit the store")
     }
 
+    fn entry(&self) -> SendFailure<'_> {
+        SendFailure {
+            message_id: &self.message_id,
+            result: self.result,
+            remark: self.remark,
+        }
+    }
+
     fn by_store(payload: &Bytes, remark: &'static str) -> Self {
         let parsed = Payload::split_first(payload);
         let id = parsed.map(|(parsed, _)| payload.slice_ref(parsed.message_id));
@@ -49,12 +61,13 @@ impl Refused {
 
 /// Takes a send request.
 pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
-    let decoded = match SendRequest::decode(request.body) {
+    let version = request.header.version;
+    let decoded = match SendRequest::decode_version(version, request.body.clone()) {
         Ok(decoded) => decoded,
         Err(error) => {
             debug!(peer = %request.peer, %error, "send request cannot be decoded");
             broker.metrics.undecodable.inc();
-            return responder.send_empty(ResultCode::BrokerError);
+            return refuse_request(&request.body, responder);
         }
     };
     if decoded
@@ -62,11 +75,16 @@ pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
         .any(|message| message.payload.message_id.is_empty())
     {
         // Results are told apart by message id: without one there is no way to name the message.
-        return responder.send_empty(ResultCode::BrokerError);
+        return refuse_request(&request.body, responder);
     }
     let (messages, refused) = check_all(&decoded, broker);
+    let listed = if is_legacy(version) {
+        decoded.messages().map(|sent| message_id(&sent)).collect()
+    } else {
+        Vec::new()
+    };
     if messages.is_empty() {
-        return answer(responder, &refused);
+        return answer(responder, &refused, &listed);
     }
     let count = messages.len();
     // When the writer has stopped the connection is about to close: no answer, outcome unknown.
@@ -76,27 +94,52 @@ pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
             messages,
             count,
             refused,
+            listed,
             responder,
         })
         .await;
 }
 
-/// Answers a send request: failures are listed, an empty list means all are stored.
-pub fn answer(responder: Responder, refused: &[Refused]) {
-    responder.send(ResultCode::Success.code(), |out| {
-        for message in refused {
-            let Refused {
-                message_id,
-                result,
-                remark,
-            } = message;
-            SendFailure {
-                message_id,
-                result: *result,
-                remark,
-            }
-            .put(out);
+/// Answers a send request: failures are listed, an empty list means all are stored. A legacy client
+/// gets the result of each message in `listed`, which are then those of the whole request.
+pub fn answer(responder: Responder, refused: &[Refused], listed: &[Bytes]) {
+    let version = responder.header().version;
+    let code = ResultCode::Success.code();
+    if listed.is_empty() {
+        let entries = refused.iter().map(Refused::entry);
+        return responder.send(code, |out| put_results(version, entries, out));
+    }
+    // Clients tell results apart by id as well: messages with the same id share one.
+    let by_id: HashMap<&[u8], &Refused> = refused
+        .iter()
+        .map(|refused| (&refused.message_id[..], refused))
+        .collect();
+    let entries = listed.iter().map(|id| match by_id.get(&id[..]) {
+        Some(refused) => refused.entry(),
+        None => SendFailure {
+            message_id: id,
+            result: SendResult::Success,
+            remark: "",
+        },
+    });
+    responder.send(code, |out| put_results(version, entries, out));
+}
+
+/// Refuses a request of which nothing is stored. A legacy client reads a list of results whatever
+/// the code is, so it gets one of the messages in front of the broken one.
+fn refuse_request(body: &Bytes, responder: Responder) {
+    let version = responder.header().version;
+    responder.send(ResultCode::BrokerError.code(), |out| {
+        if !is_legacy(version) {
+            return;
         }
+        let readable = SendRequest::split_version(version, body).map_while(Result::ok);
+        let entries = readable.map(|message| SendFailure {
+            message_id: message.payload.message_id,
+            result: SendResult::StoreError,
+            remark: "request cannot be read: nothing of it is stored",
+        });
+        put_results(version, entries, out);
     });
 }
 
@@ -161,17 +204,27 @@ fn message_id(message: &SentMessage<'_>) -> Bytes {
 }
 
 fn subject_of(name: &[u8], broker: &Broker) -> Result<Subject, (SendResult, &'static str)> {
-    let illegal = (
-        SendResult::SubjectNotAssigned,
-        "message rejected: illegal subject",
-    );
-    let name = std::str::from_utf8(name).map_err(|_| illegal)?;
-    let subject = Subject::new(name).map_err(|_| illegal)?;
+    // Trying again cannot help, and this is the number at which every producer gives up at once.
+    let illegal = |error| (SendResult::Block, illegal_subject(error));
+    let name = std::str::from_utf8(name).map_err(|_| illegal(NameError::NotUtf8))?;
+    let subject = Subject::new(name).map_err(illegal)?;
     if broker.has_room_for(&subject) {
         return Ok(subject);
     }
     let remark = "the broker has subjects.max subjects already";
     Err((SendResult::StoreError, remark))
+}
+
+const fn illegal_subject(error: NameError) -> &'static str {
+    match error {
+        NameError::Empty => "illegal subject: it is empty",
+        NameError::TooLong => "illegal subject: it is longer than 100 characters or 255 bytes",
+        NameError::Character => {
+            "illegal subject: it holds white space, a control character, '/' or '%'"
+        }
+        NameError::Dots => "illegal subject: '.' and '..' are not names",
+        NameError::NotUtf8 => "illegal subject: it is not UTF-8",
+    }
 }
 
 /// What a broker must not take: it would later be lost by consumers, or stop them.

@@ -5,11 +5,12 @@ use std::net::TcpStream;
 
 use bytes::BytesMut;
 use qmq_protocol::command::ack::AckRequest;
-use qmq_protocol::{CommandCode, Encode};
+use qmq_protocol::{CommandCode, Encode, Header};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use crate::harness::{PATIENCE, Pull, Reply, TestBroker, body_of, message};
+use crate::raw::Raw;
 
 #[tokio::test]
 async fn bodies_cut_at_every_byte_are_answered_with_51() {
@@ -100,4 +101,35 @@ async fn thousands_of_waiting_pulls_of_one_consumer_are_bounded() {
         }
     }
     broker.store("a.b", &["1"]).await;
+}
+
+/// Java's broker and metaserver write -1 there as clients, C# writes 0. What is looked at is the
+/// code alone, also when the request code names another command.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_told_apart_by_their_code_alone() {
+    let broker = TestBroker::start().await;
+    broker.pull(Pull::new("a.b", "g", "c")).await;
+    let mut stranger = Raw::connect(&broker);
+    let tried = [
+        ("1", -1),
+        ("2", 0),
+        ("3", CommandCode::Ack.code()),
+        ("4", 9_999),
+    ];
+    for (id, request_code) in tried {
+        let body = body_of(&[message("a.b", id)]);
+        let header = Header {
+            request_code,
+            ..Header::request(CommandCode::SendMessage.code(), 5)
+        };
+        let mut frame = BytesMut::new();
+        header.put_frame(&mut frame, |out| out.extend_from_slice(&body));
+        stranger.write(&frame);
+        let reply = stranger.frame().unwrap();
+        assert_eq!((reply.header.code, reply.body.len()), (0, 0));
+        assert_eq!(reply.header.request_code, CommandCode::SendMessage.code());
+    }
+    // Each of them was a send.
+    let pulled = broker.pull(Pull::new("a.b", "g", "c")).await;
+    assert_eq!(pulled, Reply::messages(0, &["1", "2", "3", "4"]));
 }

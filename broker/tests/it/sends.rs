@@ -93,7 +93,7 @@ async fn illegal_subjects_are_refused_with_a_remark() {
         let payload = with_subject(subject.as_bytes(), "1");
         qmq_protocol::command::send::put_message(&payload, &mut body);
         let listed = failures(&raw_send(&broker.client, &body).await);
-        assert_eq!((listed.len(), listed[0].1), (1, 3), "{subject:?}");
+        assert_eq!((listed.len(), listed[0].1), (1, 5), "{subject:?}");
         assert!(listed[0].2.contains("illegal subject"), "{subject:?}");
     }
     broker.store("a.b", &["still fine"]).await;

@@ -27,7 +27,8 @@ pub enum SendResult {
     SubjectNotAssigned,
     /// Not online yet, or waiting for slaves. Producers choose another group and try again.
     BrokerReadOnly,
-    /// Producers give up and mark the message as blocked. No server is known to answer this.
+    /// Producers give up and mark the message as blocked. Our broker answers it to an illegal
+    /// subject, which no attempt can mend; Java's never do.
     Block,
     /// The message cannot be stored. Producers try again.
     StoreError,
