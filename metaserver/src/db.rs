@@ -155,3 +155,67 @@ async fn within<T>(limit: Duration, query: impl Future<Output = sqlx::Result<T>>
         Err(_) => Err(DbError::Timeout),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qmq_daemon::metrics::Metrics;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::metrics::Counters;
+    use crate::snapshot::Snapshots;
+
+    /// A clock that stands in a table.
+    static SET_BY_HAND: Dialect = dialect::with_clock("(SELECT ms FROM clock)");
+
+    async fn set_clock(db: &Db, ms: i64) {
+        let query = sqlx::query("UPDATE clock SET ms = ?").bind(ms);
+        query.execute(&db.pool).await.unwrap();
+    }
+
+    /// The on/off table carries this time, and clients ignore an older one: after a step back no
+    /// switch would have any effect.
+    #[tokio::test]
+    async fn the_time_of_a_snapshot_never_goes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::of_file(&folder.path().join("meta.db"));
+        let db = Db {
+            dialect: &SET_BY_HAND,
+            ..Db::open(&url, 2).await.unwrap()
+        };
+        for statement in [
+            "CREATE TABLE clock (ms INTEGER)",
+            "INSERT INTO clock VALUES (1000)",
+        ] {
+            sqlx::query(statement).execute(&db.pool).await.unwrap();
+        }
+        let snapshots = Arc::new(Snapshots::load(db.clone()).await.unwrap());
+        assert_eq!(snapshots.current().time_ms, 1000);
+        let stop = CancellationToken::new();
+        let counters = Counters::new(&Metrics::default());
+        let (kept, stopped) = (Arc::clone(&snapshots), stop.clone());
+        let keeper = tokio::spawn(async move {
+            let period = Duration::from_secs(3600);
+            kept.keep_fresh(period, counters.refresh_errors, stopped)
+                .await;
+        });
+        for (clock, expected) in [(900, 1000), (999, 1000), (1001, 1001), (0, 1001)] {
+            set_clock(&db, clock).await;
+            let before = snapshots.changes();
+            snapshots.refresh_soon();
+            let mut changes = before;
+            changes.changed().await.unwrap();
+            assert_eq!(snapshots.current().time_ms, expected, "clock at {clock}");
+        }
+        stop.cancel();
+        keeper.await.unwrap();
+    }
+
+    /// A statement that never ends.
+    #[tokio::test]
+    async fn a_statement_has_a_deadline() {
+        let limit = Duration::from_millis(1);
+        let never = std::future::pending::<sqlx::Result<()>>();
+        assert!(matches!(within(limit, never).await, Err(DbError::Timeout)));
+    }
+}

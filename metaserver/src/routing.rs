@@ -141,6 +141,25 @@ impl View {
         }
     }
 
+    /// A group for a producer that sends to a subject which is illegal: any that takes messages and
+    /// will refuse these. Always the same, so that the client keeps its connection. None for others:
+    /// consumers can do without.
+    #[must_use]
+    pub fn for_illegal_subject(&self, client_type: ClientType) -> Option<&GroupRow> {
+        let kind = match client_type {
+            ClientType::Producer => GroupKind::Normal,
+            ClientType::DelayProducer => GroupKind::Delay,
+            ClientType::Consumer | ClientType::Other => return None,
+        };
+        let is_open = |group: &&GroupRow| {
+            group.state == BrokerState::ReadWrite && !self.is_readonly(ANY, &group.name)
+        };
+        self.groups
+            .values()
+            .filter(|group| group.kind == kind)
+            .find(is_open)
+    }
+
     /// Whether producers of `subject` shall not use `group`.
     #[must_use]
     pub fn is_readonly(&self, subject: &str, group: &str) -> bool {

@@ -49,6 +49,20 @@ pub(super) static SQLITE: Dialect = Dialect {
     }],
 };
 
+/// SQLite with another clock.
+#[cfg(test)]
+pub(super) const fn with_clock(now_ms: &'static str) -> Dialect {
+    Dialect {
+        now_ms,
+        now: now_ms,
+        column_ms: SQLITE.column_ms,
+        connection_setup: SQLITE.connection_setup,
+        begin: SQLITE.begin,
+        writers_max: SQLITE.writers_max,
+        migrations: SQLITE.migrations,
+    }
+}
+
 impl Dialect {
     pub(super) async fn prepare(&'static self, connection: &mut AnyConnection) -> sqlx::Result<()> {
         connection

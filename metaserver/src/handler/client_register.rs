@@ -2,6 +2,9 @@
 //!
 //! Most questions are answered from memory on the spot. One that first needs an assignment, or for
 //! which no group is there yet, gets a task of its own and a bounded wait.
+//!
+//! A producer whose subject is illegal is refused, and told a group all the same: Java producers
+//! wait for their first route without end, while a broker tells them what is wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,8 @@ use qmq_model::names::{SubjectKind, check_subject};
 use qmq_protocol::command::client_register::{
     ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType, OnOfflineState,
 };
-use qmq_protocol::{Decode, Encode, ResultCode};
+use qmq_protocol::frame::is_legacy;
+use qmq_protocol::{Decode, ResultCode};
 use qmq_remoting::{Request, Responder};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -35,15 +39,14 @@ pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder)
     let version = request.header.version;
     let question = match ClientRegisterRequest::decode(version, &request.body) {
         Ok(question) => question,
+        Err(error) if is_legacy(version) => {
+            return debug!(peer = %request.peer, %error, "legacy client is left unanswered");
+        }
         Err(error) => return refuse_body(&request.header, &error, responder),
     };
     if let Err(error) = check_subject(question.subject) {
         debug!(subject = question.subject, peer = %request.peer, %error, "subject refused");
-        state.counters.client_refused.inc();
-        let refusal = ClientRegisterResponse::refusal(&question);
-        return responder.send(ResultCode::Success.code(), |out| {
-            refusal.encode(version, out)
-        });
+        return state.refuse(&question, responder);
     }
     let label = ClientLabel {
         clientTypeCode: i32::from(question.client_type().code()),
@@ -64,7 +67,7 @@ pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder)
         }
         warn!("too many clients wait for a route: one is answered with what is known");
     }
-    state.answer(&question, route.as_deref(), version, responder);
+    state.answer(&question, route.as_deref(), responder);
 }
 
 /// Assigns groups and, while there are none for the client, waits for some.
@@ -95,7 +98,7 @@ async fn answer_later(
                         // An empty list would stop a consumer; an error code is ignored by all.
                         warn!(subject, %error, "nothing is known about a subject");
                         state.counters.unknown_answers.inc();
-                        return responder.send_empty(ResultCode::BrokerError);
+                        return answer_unknown_route(responder);
                     }
                     // A Java consumer asks only once: further tries are ours.
                     debug!(subject, %error, "no route yet, trying again");
@@ -107,13 +110,31 @@ async fn answer_later(
             None
         };
         if is_over || !state.lacks_groups(&question, route.as_deref()) {
-            return state.answer(&question, route.as_deref(), version, responder);
+            return state.answer(&question, route.as_deref(), responder);
         }
         tokio::select! {
             _ = changes.changed() => {}
             () = tokio::time::sleep_until(until) => {}
             () = state.stop.cancelled() => {}
         }
+    }
+}
+
+/// Nothing is known about the subject and nothing can be found out. Legacy clients get over silence
+/// and over no code but success.
+fn answer_unknown_route(responder: Responder) {
+    if !is_legacy(responder.header().version) {
+        responder.send_empty(ResultCode::BrokerError);
+    }
+}
+
+/// Sends a response in the client's dialect, or nothing when it could not bear it.
+fn send(response: &ClientRegisterResponse<'_>, responder: Responder) {
+    let version = responder.header().version;
+    if response.may_be_sent_to(version) {
+        responder.send(ResultCode::Success.code(), |out| {
+            response.encode_for_version(version, out);
+        });
     }
 }
 
@@ -158,7 +179,6 @@ impl State {
         &self,
         question: &ClientRegisterRequest<'_>,
         route: Option<&Route>,
-        version: i16,
         responder: Responder,
     ) {
         let subject = SubjectKind::real_subject(question.subject);
@@ -182,9 +202,19 @@ impl State {
             client_type_code: question.echoed_client_type(),
             groups: groups.into_iter().map(on_the_wire).collect(),
         };
-        responder.send(ResultCode::Success.code(), |out| {
-            response.encode(version, out)
-        });
+        send(&response, responder);
+    }
+
+    /// Nothing is assigned or noted for a subject that is illegal.
+    fn refuse(&self, question: &ClientRegisterRequest<'_>, responder: Responder) {
+        self.counters.client_refused.inc();
+        let snapshot = self.snapshots.current();
+        let group = snapshot.view.for_illegal_subject(question.client_type());
+        let refusal = ClientRegisterResponse {
+            groups: group.into_iter().map(on_the_wire).collect(),
+            ..ClientRegisterResponse::refusal(question)
+        };
+        send(&refusal, responder);
     }
 }
 

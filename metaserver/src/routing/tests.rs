@@ -237,3 +237,28 @@ proptest! {
         prop_assert!(groups.len() <= 2 * min);
     }
 }
+
+#[test]
+fn an_illegal_subject_gets_its_producer_one_group_that_takes_messages() {
+    let mut view = view([
+        normal("a", BrokerState::Away),
+        normal("b", BrokerState::Read),
+        normal("c", BrokerState::ReadWrite),
+        normal("d", BrokerState::ReadWrite),
+        group("e", GroupKind::Delay, BrokerState::ReadWrite, ""),
+    ]);
+    let chosen = |view: &View, client_type| {
+        let group = view.for_illegal_subject(client_type);
+        group.map(|group| group.name.clone())
+    };
+    assert_eq!(chosen(&view, ClientType::Producer).as_deref(), Some("c"));
+    assert_eq!(
+        chosen(&view, ClientType::DelayProducer).as_deref(),
+        Some("e")
+    );
+    assert_eq!(chosen(&view, ClientType::Consumer), None);
+    assert_eq!(chosen(&view, ClientType::Other), None);
+    view.readonly
+        .insert(ANY.to_owned(), ["c".to_owned()].into());
+    assert_eq!(chosen(&view, ClientType::Producer).as_deref(), Some("d"));
+}

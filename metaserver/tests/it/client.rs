@@ -180,6 +180,59 @@ async fn illegal_subjects_are_refused() {
     node.stop().await;
 }
 
+/// A Java producer without a route waits for one for ever and loses a sending thread; with one it
+/// sends, and the broker tells it what is wrong.
+#[tokio::test]
+async fn a_producer_of_an_illegal_subject_is_refused_with_a_route_that_is_not_stored() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    node.bring_online(D1).await;
+    let legal = question("order.paid", ClientType::Producer);
+    node.ask_until(legal, |answer| answer.names() == ["g1"])
+        .await;
+    let delayed = question("order.paid", ClientType::DelayProducer);
+    node.ask_until(delayed, |answer| answer.names() == ["d1"])
+        .await;
+    let long = "x".repeat(300);
+    for name in ["", "..", "a/b", "a\nb", long.as_str()] {
+        for (client_type, group) in [
+            (ClientType::Producer, "g1"),
+            (ClientType::DelayProducer, "d1"),
+        ] {
+            let answer = node.ask(question(name, client_type)).await;
+            assert_eq!((answer.code, answer.timestamp_ms), (0, -2), "{name:?}");
+            assert_eq!(answer.names(), [group], "{name:?}");
+            assert_eq!(answer.subject, name);
+        }
+    }
+    // Nothing was written: neither routes nor clients, although all of them said "online". The
+    // client that is noted last shows that whatever was queued before it has been written.
+    let mut last = legal;
+    last.client_id = "last";
+    node.ask(last).await;
+    let sql = place.sql().await;
+    let ids = "SELECT DISTINCT client_id FROM client_meta_info";
+    let noted = async {
+        loop {
+            let ids: Vec<String> = sqlx::query_scalar(ids).fetch_all(&sql).await.unwrap();
+            if ids.iter().any(|id| id == "last") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    noted.await;
+    for table in [
+        "SELECT DISTINCT subject_info FROM subject_route",
+        "SELECT DISTINCT subject_info FROM client_meta_info",
+    ] {
+        let subjects: Vec<String> = sqlx::query_scalar(table).fetch_all(&sql).await.unwrap();
+        assert_eq!(subjects, ["order.paid"], "{table}");
+    }
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_body_that_cannot_be_decoded_is_answered_51_and_the_connection_kept() {
     let place = Place::new();

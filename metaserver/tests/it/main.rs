@@ -7,6 +7,8 @@
 mod broker;
 mod client;
 mod conf;
+mod hanging;
+mod legacy;
 mod management;
 mod node;
 mod outage;
