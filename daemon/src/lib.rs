@@ -10,6 +10,7 @@ pub mod failure;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+mod open_files;
 pub mod process;
 pub mod registration;
 pub mod settings;

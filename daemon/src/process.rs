@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use crate::address::HostIdentity;
 use crate::failure::{EXIT_NOT_DRAINED, FailureKind, StartError};
 use crate::logging::{self, LogFilter};
+use crate::open_files;
 use crate::settings::{Settings, SettingsArgs, SettingsError};
 use crate::shutdown::StopSignals;
 
@@ -60,6 +61,7 @@ impl Server {
             return ExitCode::SUCCESS;
         }
         logging::init(prepared.filter);
+        open_files::raise();
         prepared.settings.log_findings();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
