@@ -5,15 +5,23 @@
 
 pub mod cluster;
 pub mod control;
+pub mod golden;
 pub mod ledger;
 pub mod load;
+pub mod neighbour;
 pub mod ports;
 pub mod programs;
 pub mod repository;
 pub mod server;
+pub mod stranger;
+pub mod usage;
 pub mod wait;
 
 pub use cluster::{Broker, Cluster};
+pub use golden::Golden;
 pub use ledger::{Ledger, Problem, Summary};
 pub use load::{Load, Plan, Sabotage};
+pub use neighbour::Neighbour;
 pub use server::Server;
+pub use stranger::Stranger;
+pub use usage::Usage;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::usage::Usage;
 use crate::{ports, programs, wait};
 
 /// Long enough for a recovery on a busy machine; a process that died ends the wait at once.
@@ -188,6 +189,15 @@ impl Server {
     /// When there is no such port or no answer.
     pub fn get(&self, key: &str, path: &str) -> Result<(u16, String)> {
         get(self.address(key)?, path)
+    }
+
+    /// What its process uses.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn usage(&self) -> Result<Usage> {
+        let pid = self.pid();
+        Usage::of(pid.with_context(|| format!("{} does not run", self.name))?)
     }
 
     /// The last lines it logged.

@@ -4,6 +4,7 @@
 
 mod captures;
 mod conf;
+mod hostile;
 mod java;
 mod kill9;
 mod realtime;

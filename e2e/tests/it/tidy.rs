@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
         &["model", "protocol", "remoting", "client", "store"],
     ),
     ("sim", &["model", "store", "broker"]),
-    ("e2e", &["model", "client"]),
+    ("e2e", &["model", "protocol", "remoting", "client"]),
 ];
 
 /// Crates without an async runtime.
