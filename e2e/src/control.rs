@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::cluster::Cluster;
 
 /// A caller that connects and says nothing is given up after this.
-const COMMAND_MAX: Duration = Duration::from_secs(10);
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// Serves the port until the process ends. One command per connection, answered with `ok` or the
 /// reason why not: `kill-broker`, `start-broker`.

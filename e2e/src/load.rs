@@ -26,7 +26,7 @@ const CONTENT_BYTES_MAX: usize = 1_500;
 const PULL_MAX: usize = 200;
 const PULL_WAIT: Duration = Duration::from_millis(500);
 /// Longer than a restart of a broker and the retries of a client take together.
-const PROGRESS_MAX: Duration = Duration::from_secs(60);
+const PROGRESS_MAX: Duration = Duration::from_secs(120);
 /// After a failed send: without a broker there is no point in trying as fast as possible.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
@@ -141,7 +141,7 @@ impl Load {
     /// Waits until `count` more messages have been acknowledged.
     ///
     /// # Errors
-    /// When they are not within a minute.
+    /// When they are not in time.
     pub fn await_acknowledged(&self, count: usize) -> Result<()> {
         let target = self.acknowledged() + count;
         let what = format!("{count} more acknowledged messages");

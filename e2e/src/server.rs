@@ -13,10 +13,10 @@ use crate::usage::Usage;
 use crate::{ports, programs, wait};
 
 /// Long enough for a recovery on a busy machine; a process that died ends the wait at once.
-const READY_MAX: Duration = Duration::from_secs(60);
+const READY_MAX: Duration = Duration::from_secs(120);
 /// Longer than a server's own deadline for draining.
-const STOP_MAX: Duration = Duration::from_secs(60);
-const HTTP_MAX: Duration = Duration::from_secs(5);
+const STOP_MAX: Duration = Duration::from_secs(120);
+const HTTP_MAX: Duration = Duration::from_secs(30);
 /// This much of a log is shown when something went wrong.
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
 

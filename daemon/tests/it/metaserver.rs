@@ -138,7 +138,7 @@ impl Metaserver {
         condition: impl FnMut(&Vec<Report>) -> bool,
     ) -> Vec<Report> {
         let mut reports = self.answers.reports.subscribe();
-        let found = tokio::time::timeout(Duration::from_secs(20), reports.wait_for(condition));
+        let found = tokio::time::timeout(Duration::from_secs(60), reports.wait_for(condition));
         found.await.expect("the report must come").unwrap().clone()
     }
 

@@ -10,7 +10,7 @@ const APP_CODE: &str = "qmq-e2e";
 const NUMBER: &str = "number";
 /// Number of messages that only show whether a group is handed anything yet.
 const PROBE: i32 = -1;
-const RECEIVE_MAX: Duration = Duration::from_secs(60);
+const RECEIVE_MAX: Duration = Duration::from_secs(120);
 const PULL_WAIT: Duration = Duration::from_millis(200);
 
 /// A cluster with the clients of one test.

@@ -1,6 +1,7 @@
 //! BROKER_ACQUIRE_META, BROKER_REGISTER and the liveness of groups.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use qmq_daemon::registration::{self, BrokerIdentity, MetaEndpoint, RegistrationError, Timing};
@@ -17,13 +18,16 @@ use qmq_protocol::{CommandCode, Decode, Encode};
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{Master, Node, Place, question};
+use crate::node::{Master, Node, PATIENCE, Place, question};
 
 const G1: Master = Master {
     group: "g1",
     address: "10.0.0.1:20881",
     role: BrokerRole::Master,
 };
+
+/// After which a group that does not report is away.
+const SILENCE: Duration = Duration::from_secs(1);
 
 async fn acquire(node: &Node, hostname: &str, port: i32) -> Result<(String, String, i32), i16> {
     let request = BrokerAcquireMetaRequest { hostname, port };
@@ -212,9 +216,9 @@ async fn slaves_are_always_told_yes_and_have_no_effect() {
     node.stop().await;
 }
 
-fn quick(place: &Place, heartbeat_timeout_ms: u64) -> MetaserverConfig {
+fn quick(place: &Place, silence: Duration) -> MetaserverConfig {
     let rules = RuleValues {
-        heartbeat_timeout_ms,
+        heartbeat_timeout_ms: u64::try_from(silence.as_millis()).unwrap(),
         ..place.config().rules
     };
     MetaserverConfig {
@@ -226,17 +230,31 @@ fn quick(place: &Place, heartbeat_timeout_ms: u64) -> MetaserverConfig {
 #[tokio::test]
 async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back() {
     let place = Place::new();
-    let node = place.start_with(quick(&place, 1_000)).await;
+    let node = place.start_with(quick(&place, SILENCE)).await;
     node.bring_online(G1).await;
+    seen_while_it_reports(&node).await;
     let producer = question("order.paid", ClientType::Producer);
-    node.ask_until(producer, |answer| answer.names() == ["g1"])
-        .await;
     node.ask_until(producer, |answer| answer.groups.is_empty())
         .await;
-    assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
-    node.ask_until(producer, |answer| answer.names() == ["g1"])
-        .await;
+    seen_while_it_reports(&node).await;
     node.stop().await;
+}
+
+/// Reports until clients are told of the group: on a busy machine it may be away again before
+/// they ask.
+async fn seen_while_it_reports(node: &Node) {
+    let look = async {
+        loop {
+            assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
+            let answer = node.ask(question("order.paid", ClientType::Producer)).await;
+            if answer.names() == ["g1"] {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, look)
+        .await
+        .expect("the group must be seen");
 }
 
 /// With the reference timers were armed by reports only, so a broker that died while all
@@ -247,7 +265,7 @@ async fn a_broker_that_died_while_nobody_watched_is_found() {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.stop().await;
-    let node = place.start_with(quick(&place, 100)).await;
+    let node = place.start_with(quick(&place, SILENCE / 10)).await;
     let producer = question("order.paid", ClientType::Producer);
     node.ask_until(producer, |answer| answer.groups.is_empty())
         .await;
@@ -259,14 +277,21 @@ async fn a_broker_that_died_while_nobody_watched_is_found() {
 #[tokio::test]
 async fn a_broker_that_moves_to_another_metaserver_stays() {
     let place = Place::new();
-    let left = place.start_with(quick(&place, 1_000)).await;
-    let joined = place.start_with(quick(&place, 1_000)).await;
+    let left = place.start_with(quick(&place, SILENCE)).await;
+    let joined = place.start_with(quick(&place, SILENCE)).await;
     left.bring_online(G1).await;
-    let begin = std::time::Instant::now();
+    let (mut begin, mut heard) = (Instant::now(), Instant::now());
     // More than two time-outs without a word to the node it has left.
-    while begin.elapsed().as_millis() < 2_500 {
+    while begin.elapsed() < SILENCE * 5 / 2 {
+        let before = heard;
+        heard = Instant::now();
         assert_eq!(joined.report(G1, Heartbeat, ReadWrite).await, 0);
         let stored = stored(&place).await;
+        if before.elapsed() > SILENCE / 2 {
+            // On a busy machine the reports were so far apart that it may rightly have gone.
+            begin = Instant::now();
+            continue;
+        }
         assert_eq!(stored, Some((G1.address.to_owned(), 1)));
     }
     left.stop().await;

@@ -93,7 +93,7 @@ fn shows_its_settings() {
 }
 
 fn wait_for_file(path: &Path, child: &mut Child) {
-    for _ in 0..4_000 {
+    for _ in 0..12_000 {
         if std::fs::read_to_string(path).is_ok_and(|text| text.contains("tcp=")) {
             return;
         }

@@ -60,7 +60,7 @@ fn what_is_published_is_printed_by_sub_and_acked() {
         "--group=g",
         "--client-id=c-1",
     ];
-    let output = tools(&[&sub[..], &["--count=30", "--timeout=60"]].concat());
+    let output = tools(&[&sub[..], &["--count=30", "--timeout=120"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
         stderr(&output).starts_with("30 messages received in "),

@@ -14,7 +14,7 @@ import org.junit.jupiter.api.Test;
 class RestartTest {
     private static final int MESSAGES = 200;
     private static final int ACKED = 120;
-    private static final Duration RECEIVE_MAX = Duration.ofSeconds(60);
+    private static final Duration RECEIVE_MAX = Duration.ofSeconds(120);
 
     @Test
     void gracefulStopKeepsAcksAndReturnsTheRest() throws Exception {
