@@ -46,7 +46,9 @@ fn newest_client_keeps_every_promise() {
 #[test]
 fn newest_client_consumes_in_every_way() {
     let mut cluster = Cluster::start().unwrap();
-    cluster.add_broker(captures::GROUP, &[]).unwrap();
+    // A retry after a second instead of five, to have it sooner.
+    let settings = [("message.retry.delay.seconds", "1")];
+    cluster.add_broker(captures::GROUP, &settings).unwrap();
     let broker = cluster.broker().server.address("tcp").unwrap();
     let metaserver = cluster.metaserver.address("tcp").unwrap();
     // Clients learn the broker's address from the metaserver.
