@@ -215,6 +215,10 @@ impl Look<'_> {
             }
             chosen.located.push(*message);
         }
+        let is_long = self.ask.filter.is_some() && seen.len() >= SCAN_MAX;
+        if is_long && chosen.located.is_empty() && chosen.wait.is_none() {
+            chosen.wait = Some(Wait::Turn);
+        }
         chosen
     }
 
