@@ -97,6 +97,16 @@ impl Scene {
         self.good = Some(good.live_through(ROUNDS).unwrap());
     }
 
+    /// Waits until the server has accepted so many connections that about `count` files are open:
+    /// whoever is connected may not be accepted yet.
+    fn await_open(&mut self, target: Target, count: usize) {
+        wait::until("connections are accepted", RELEASE_MAX, || {
+            let open = self.server(target).usage()?.open_files;
+            Ok((open + FILES_MARGIN >= count).then_some(()))
+        })
+        .unwrap();
+    }
+
     /// Waits until the server has no more connections than when `before` files were open.
     fn await_release(&mut self, target: Target, before: usize) {
         wait::until("connections are let go", RELEASE_MAX, || {

@@ -7,7 +7,7 @@ use qmq_e2e::usage::allow_open_files;
 use qmq_e2e::{Stranger, Usage};
 use tokio::task::JoinSet;
 
-use super::{FILES_MARGIN, MIB, Scene, TARGETS, Target};
+use super::{MIB, Scene, TARGETS, Target};
 
 const ANNOUNCERS: usize = 1_000;
 const SILENT: usize = 10_000;
@@ -96,11 +96,7 @@ fn the_largest_frame_announced_a_thousand_times_costs_nothing() {
         first.extend_from_slice(&[0; 100]);
         let strangers = scene.run(connect_all(server, ANNOUNCERS, &first));
         scene.good_goes_on();
-        let open = scene.open_files(target);
-        assert!(
-            open + FILES_MARGIN >= before + ANNOUNCERS,
-            "{open} files open"
-        );
+        scene.await_open(target, before + ANNOUNCERS);
         drop(strangers);
         scene.await_release(target, before);
     }
