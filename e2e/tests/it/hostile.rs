@@ -148,3 +148,13 @@ impl Scene {
         noticed
     }
 }
+
+/// What all others rely on.
+#[test]
+fn the_good_client_notices_a_broker_that_is_gone() {
+    let mut scene = Scene::new();
+    scene.cluster.broker().server.kill().unwrap();
+    let good = scene.good.take().unwrap();
+    let error = format!("{:#}", good.live_through(ROUNDS).unwrap_err());
+    assert!(error.contains("noticed something: round"), "{error}");
+}
