@@ -257,6 +257,12 @@ impl ConsumerBuilder {
             unacked_max: self.unacked_max.unwrap_or(self.limits.batch * 2),
             ..self.limits
         };
+        let leftovers = if selection.is_broadcast {
+            // Nobody else has this retry subject.
+            Leftovers::Keep
+        } else {
+            self.leftovers
+        };
         Ok(Arc::new(Works {
             link: Arc::clone(link),
             inbox: Arc::new(Inbox::new()),
@@ -264,7 +270,7 @@ impl ConsumerBuilder {
                 limits,
                 policy: self.policy,
                 selection,
-                leftovers: self.leftovers,
+                leftovers,
                 redeliverer,
             }),
             offline: watch::Sender::new(false),

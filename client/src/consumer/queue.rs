@@ -27,7 +27,7 @@ pub enum Leftovers {
     /// They are put into the retry subject and acknowledged, so that other members of the group get
     /// them after the retry delay of the broker. The request under way is waited for (up to
     /// [`pull_wait`](crate::ConsumerBuilder::pull_wait)). Right when this client id does not come
-    /// back.
+    /// back. In broadcast there are no other members, so it means [`Self::Keep`] there.
     GiveBack,
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use qmq_client::{Consumer, Delivery, Message, default_client_id};
+use qmq_client::{Consumer, Delivery, Leftovers, Message, TagMatch, default_client_id};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +17,9 @@ use crate::output::{Outcome, pace};
 const PULL_MAX: usize = 50;
 /// Longest wait for messages before the limits are looked at again.
 const PULL_WAIT: Duration = Duration::from_secs(5);
+/// How long a broker holds a request of a run that gives back at its end: so long the end may take,
+/// because what the broker hands out meanwhile is given back too.
+const GIVE_BACK_PULL_WAIT: Duration = Duration::from_secs(1);
 /// How long the confirmations may take at the end.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
@@ -29,14 +32,25 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     subject: String,
     /// Consumer group. Its members share the messages; a new group begins with what is new.
-    #[arg(long)]
-    group: String,
+    #[arg(long, required_unless_present = "broadcast")]
+    group: Option<String>,
+    /// Gets every message, whoever else does: the client id takes the place of the group, so what
+    /// is sent before its first run does not come.
+    #[arg(long, conflicts_with = "group")]
+    broadcast: bool,
+    /// Only messages with one of these tags.
+    #[arg(long, value_name = "TAG,...", value_delimiter = ',')]
+    tags: Vec<String>,
+    /// Only messages with all tags of --tags.
+    #[arg(long, requires = "tags")]
+    tags_all: bool,
     /// Ends after so many messages. Without it: at Ctrl-C.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Identity within the group, never used twice at once. A later run with the same identity gets
     /// what this one received and did not acknowledge. Default: a new one for each run, so that two
-    /// runs share the messages; what a killed run held stays with its identity.
+    /// runs share the messages. Such a run puts what it received and did not print into the retry
+    /// subject at its end; what a killed one held stays with its identity.
     #[arg(long = "client-id", value_name = "ID")]
     client_id: Option<String>,
     /// Ends after so many seconds, with exit code 1 if fewer than --count messages came.
@@ -46,11 +60,7 @@ pub(crate) struct Subscribe {
 
 impl Subscribe {
     pub(crate) async fn run(self) -> Result<Outcome> {
-        // Two runs at once must not share an id, so the default is not the one of the library.
-        let own_id = || format!("{}-{}", default_client_id(), std::process::id());
-        let consumer = Consumer::builder(self.metaserver.address_url(), APP_CODE)
-            .client_id(self.client_id.clone().unwrap_or_else(own_id))
-            .subscribe(&self.subject, &self.group)?;
+        let consumer = self.open()?;
         let begun = Instant::now();
         let mut received = 0;
         let consumed = tokio::select! {
@@ -68,6 +78,34 @@ impl Subscribe {
         }
         let is_complete = self.count.is_none_or(|count| received >= count);
         Ok(Outcome::done_if(is_complete && closed.is_ok()))
+    }
+
+    fn open(&self) -> Result<Consumer> {
+        let mut builder = Consumer::builder(self.metaserver.address_url(), APP_CODE);
+        builder = match &self.client_id {
+            Some(id) => builder.client_id(id),
+            None => {
+                // Two runs at once must not share an id, so the default is not the one of the
+                // library.
+                let own = format!("{}-{}", default_client_id(), std::process::id());
+                builder
+                    .client_id(own)
+                    .on_close(Leftovers::GiveBack)
+                    .pull_wait(GIVE_BACK_PULL_WAIT)
+            }
+        };
+        if !self.tags.is_empty() {
+            let tag_match = if self.tags_all {
+                TagMatch::All
+            } else {
+                TagMatch::Any
+            };
+            builder = builder.tags(tag_match, &self.tags);
+        }
+        Ok(match &self.group {
+            Some(group) => builder.subscribe(&self.subject, group)?,
+            None => builder.subscribe_broadcast(&self.subject)?,
+        })
     }
 
     async fn consume(&self, consumer: &Consumer, received: &mut usize) -> Result<()> {
@@ -121,6 +159,7 @@ fn to_json(message: &Message) -> Value {
         "subject": message.subject,
         "createTime": message.created.0,
         "tags": message.tags,
+        "times": message.times(),
         "properties": properties,
     })
 }

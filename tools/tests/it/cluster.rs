@@ -9,7 +9,7 @@ use qmq_protocol::command::ack::AckRequest;
 use qmq_protocol::command::client_register::{
     ClientRegisterRequest, ClientRegisterResponse, OnOfflineState,
 };
-use qmq_protocol::command::pull::{PullRequest, put_pull_header};
+use qmq_protocol::command::pull::{PullRequest, TagMatch, put_pull_header};
 use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult};
 use qmq_protocol::{CommandCode, Decode, Encode, ResultCode};
 use qmq_remoting::{Request, Responder, Server, ServerConfig, Service, answer_unknown};
@@ -26,6 +26,8 @@ pub(crate) struct Held {
     /// Last pull sequence that was acked, -1 for none.
     pub(crate) acked: i64,
     pub(crate) client_ids: Vec<String>,
+    /// Of each pull of the real subject: group, whether it is a broadcast, and the tags wanted.
+    pub(crate) pulls: Vec<(String, bool, Option<(TagMatch, Vec<String>)>)>,
     /// Result for every message; 0 stores it.
     pub(crate) result: i32,
 }
@@ -151,6 +153,14 @@ async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responde
     let wait = Duration::from_millis(asked.timeout_ms.try_into().unwrap_or(0));
     let mut changes = held.subscribe();
     let is_retry = asked.subject.starts_with('%');
+    if !is_retry {
+        let tags = asked.tag_filter().map(|filter| {
+            let text = |tag: &&[u8]| String::from_utf8_lossy(tag).into_owned();
+            (filter.tag_match, filter.tags.iter().map(text).collect())
+        });
+        let pull = (asked.group.to_owned(), asked.is_broadcast, tags);
+        held.send_modify(|held| held.pulls.push(pull));
+    }
     let has_more = changes.wait_for(|held| !is_retry && held.pulled < held.messages.len());
     if tokio::time::timeout(wait, has_more).await.is_err() {
         return responder.send_empty(ResultCode::NoMessage);

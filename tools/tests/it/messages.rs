@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use qmq_model::{Message, Payload};
+use qmq_protocol::command::pull::TagMatch;
 use serde_json::Value;
 
 use crate::cluster::FakeCluster;
@@ -86,6 +87,55 @@ fn what_is_published_is_printed_by_sub_and_acked() {
     let held = cluster.held.borrow();
     assert_eq!(held.acked, 29, "everything printed is confirmed at the end");
     assert!(held.client_ids.iter().all(|id| id == "c-1"));
+}
+
+#[test]
+fn sub_asks_for_tags_and_broadcasts() {
+    let cluster = FakeCluster::start();
+    let server = format!("--metaserver={}", cluster.metaserver);
+    let output = tools(&[
+        "pub",
+        &server,
+        "--subject=s",
+        "--count=2",
+        "--tag=a",
+        "--tag=b",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(messages(&cluster)[0].tags.len(), 2);
+    let sub = ["sub", &server, "--subject=s", "--count=1", "--timeout=60"];
+    let both = vec!["a".to_owned(), "b".to_owned()];
+    let cases = [
+        (
+            &["--group=g", "--tags=a,b"][..],
+            ("g", false, TagMatch::Any),
+        ),
+        (
+            &["--broadcast", "--client-id=c-1", "--tags=a,b", "--tags-all"],
+            ("c-1", true, TagMatch::All),
+        ),
+    ];
+    for (arguments, (group, is_broadcast, tag_match)) in cases {
+        cluster.held.send_modify(|held| held.pulls.clear());
+        let output = tools(&[&sub[..], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let line: Value = serde_json::from_str(stdout(&output).trim()).unwrap();
+        assert_eq!(line["times"], 1);
+        let wanted = (
+            group.to_owned(),
+            is_broadcast,
+            Some((tag_match, both.clone())),
+        );
+        assert_eq!(cluster.held.borrow().pulls[0], wanted);
+    }
+    for wrong in [
+        &[][..],
+        &["--group=g", "--broadcast"],
+        &["--group=g", "--tags-all"],
+    ] {
+        let output = tools(&[&sub[..], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[test]
