@@ -50,7 +50,8 @@ pub(crate) struct Subscribe {
     /// Identity within the group, never used twice at once. A later run with the same identity gets
     /// what this one received and did not acknowledge. Default: a new one for each run, so that two
     /// runs share the messages. Such a run puts what it received and did not print into the retry
-    /// subject at its end; what a killed one held stays with its identity.
+    /// subject at its end; what a killed one held goes there when its broker takes it for dead, after
+    /// three minutes.
     #[arg(long = "client-id", value_name = "ID")]
     client_id: Option<String>,
     /// Ends after so many seconds, with exit code 1 if fewer than --count messages came.

@@ -26,10 +26,18 @@ pub(crate) struct Held {
     /// Last pull sequence that was acked, -1 for none.
     pub(crate) acked: i64,
     pub(crate) client_ids: Vec<String>,
-    /// Of each pull of the real subject: group, whether it is a broadcast, and the tags wanted.
-    pub(crate) pulls: Vec<(String, bool, Option<(TagMatch, Vec<String>)>)>,
+    /// Pulls of the real subject.
+    pub(crate) pulls: Vec<SeenPull>,
     /// Result for every message; 0 stores it.
     pub(crate) result: i32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SeenPull {
+    pub(crate) group: String,
+    pub(crate) is_broadcast: bool,
+    /// The tags wanted, and whether any or all of them.
+    pub(crate) tags: Option<(TagMatch, Vec<String>)>,
 }
 
 pub(crate) struct FakeCluster {
@@ -158,7 +166,11 @@ async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responde
             let text = |tag: &&[u8]| String::from_utf8_lossy(tag).into_owned();
             (filter.tag_match, filter.tags.iter().map(text).collect())
         });
-        let pull = (asked.group.to_owned(), asked.is_broadcast, tags);
+        let pull = SeenPull {
+            group: asked.group.to_owned(),
+            is_broadcast: asked.is_broadcast,
+            tags,
+        };
         held.send_modify(|held| held.pulls.push(pull));
     }
     let has_more = changes.wait_for(|held| !is_retry && held.pulled < held.messages.len());

@@ -7,7 +7,7 @@ use qmq_model::{Message, Payload};
 use qmq_protocol::command::pull::TagMatch;
 use serde_json::Value;
 
-use crate::cluster::FakeCluster;
+use crate::cluster::{FakeCluster, SeenPull};
 use crate::{stderr, stdout, tools};
 
 fn messages(cluster: &FakeCluster) -> Vec<Message> {
@@ -121,11 +121,11 @@ fn sub_asks_for_tags_and_broadcasts() {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let line: Value = serde_json::from_str(stdout(&output).trim()).unwrap();
         assert_eq!(line["times"], 1);
-        let wanted = (
-            group.to_owned(),
+        let wanted = SeenPull {
+            group: group.to_owned(),
             is_broadcast,
-            Some((tag_match, both.clone())),
-        );
+            tags: Some((tag_match, both.clone())),
+        };
         assert_eq!(cluster.held.borrow().pulls[0], wanted);
     }
     for wrong in [
