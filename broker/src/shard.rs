@@ -83,6 +83,7 @@ impl Pull {
             consumer: &self.consumer,
             pull_last: self.pull_last,
             count: self.count,
+            broadcast: self.broadcast,
         }
     }
 }

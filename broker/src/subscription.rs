@@ -73,6 +73,8 @@ pub struct PullState<'a> {
     pub pull_last: i64,
     /// Most messages it takes. Positive.
     pub count: usize,
+    /// It wants every message, whoever else is there.
+    pub broadcast: bool,
 }
 
 /// What a pull may be given. Nothing has changed yet: see [`Subscription::hand_out`].
@@ -202,6 +204,10 @@ impl Subscription {
     /// answered: a consumer seen for the first time, or one that knows higher pull sequences than
     /// we do.
     pub fn meet(&mut self, pull: PullState<'_>, now: UnixMillis) -> Option<PullAction> {
+        if self.consumers.is_empty() {
+            // A group that was moved before anybody came has no mode yet.
+            self.broadcast = pull.broadcast;
+        }
         let first_pull = if self.broadcast { self.next } else { 0 };
         let known = self.consumers.contains_key(pull.consumer);
         self.last_seen = self.last_seen.max(now);
@@ -240,6 +246,11 @@ impl Subscription {
         let again = consumer.unacked.after(pull.pull_last, pull.count);
         if !again.is_empty() {
             return Offer::Again(again);
+        }
+        if !self.broadcast && pull.pull_last >= consumer.next_pull {
+            // It outlived what we knew of it and still knows higher numbers than one request may
+            // raise ours to: those in between it was given before, for other messages.
+            return Offer::Nothing;
         }
         let room = unacked_max.saturating_sub(consumer.unacked.count());
         let count = usize::try_from(room.min(pull.count as u64)).unwrap_or(usize::MAX);

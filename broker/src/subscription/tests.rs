@@ -15,6 +15,14 @@ fn pull(consumer: &ConsumerId, pull_last: i64, count: usize) -> PullState<'_> {
         consumer,
         pull_last,
         count,
+        broadcast: false,
+    }
+}
+
+fn for_all(consumer: &ConsumerId, pull_last: i64) -> PullState<'_> {
+    PullState {
+        broadcast: true,
+        ..pull(consumer, pull_last, 9)
     }
 }
 
@@ -149,6 +157,25 @@ fn a_consumer_that_knows_more_raises_its_counter_within_bounds() {
 }
 
 #[test]
+fn who_outlived_our_memory_gets_no_number_twice() {
+    let mut group = latest(0..0);
+    let c1 = id("c1");
+    let known = 3 * PULL_SEQUENCE_RAISE_MAX;
+    for _ in 0..3 {
+        group.meet(pull(&c1, known, 5), NOW).unwrap();
+        let offer = group.offer(pull(&c1, known, 5), &(0..9), 100);
+        assert_eq!(offer, Offer::Nothing);
+    }
+    let action = group.meet(pull(&c1, known, 5), NOW).unwrap();
+    assert_eq!(action.pulls.start, known + 1);
+    let offer = group.offer(pull(&c1, known, 5), &(0..9), 100);
+    assert_eq!(offer, new(0..9, 5));
+    // One that starts again knows no numbers.
+    let offer = group.offer(pull(&c1, -1, 5), &(0..9), 100);
+    assert_eq!(offer, new(0..9, 5));
+}
+
+#[test]
 fn missing_messages_leave_no_gap_in_pull_sequences() {
     let mut group = latest(0..0);
     let c1 = id("c1");
@@ -209,7 +236,7 @@ fn a_subject_shorter_than_the_position_waits() {
 fn broadcast_pull_sequences_are_message_sequences() {
     let mut group = Subscription::first_contact(StartAt::Latest, &(0..40), true, NOW);
     let c1 = id("c1");
-    let action = group.meet(pull(&c1, -1, 9), NOW).unwrap();
+    let action = group.meet(for_all(&c1, -1), NOW).unwrap();
     assert_eq!(
         action,
         PullAction {
@@ -233,7 +260,19 @@ fn broadcast_pull_sequences_are_message_sequences() {
         count: 2,
     }]);
     assert_eq!(group.offer(pull(&c1, -1, 9), &(0..50), 100), again);
-    assert_eq!(group.meet(pull(&c1, 10_000, 9), NOW), None);
+    assert_eq!(group.meet(for_all(&c1, 10_000), NOW), None);
+}
+
+#[test]
+fn who_comes_first_decides_that_it_is_a_broadcast() {
+    let mut group = latest(0..40);
+    group.reset(MessageSequence(10));
+    let (c1, c2) = (id("c1"), id("c2"));
+    let action = group.meet(for_all(&c1, -1), NOW).unwrap();
+    assert_eq!(action.pulls, 10..10);
+    assert!(group.is_broadcast());
+    group.meet(pull(&c2, -1, 9), NOW);
+    assert!(group.is_broadcast());
 }
 
 #[test]
@@ -292,7 +331,7 @@ fn who_holds_nothing_and_stays_away_is_forgotten() {
 fn broadcast_consumers_are_never_dead_and_go_with_their_group() {
     let mut group = Subscription::first_contact(StartAt::Latest, &(0..0), true, NOW);
     let c1 = id("c1");
-    group.meet(pull(&c1, -1, 9), NOW);
+    group.meet(for_all(&c1, -1), NOW);
     group.hand_out(&c1, &one(0..3), 3);
     let month = later(720 * 3600);
     assert_eq!(group.overdue(month, &PATIENCE), []);
@@ -323,7 +362,7 @@ fn a_reset_moves_the_group_and_leaves_what_is_held() {
     assert_eq!(first, PullSequence(6));
 
     let mut group = Subscription::first_contact(StartAt::Latest, &(0..0), true, NOW);
-    group.meet(pull(&c1, -1, 9), NOW);
+    group.meet(for_all(&c1, -1), NOW);
     group.hand_out(&c1, &one(0..3), 3);
     group.reset(MessageSequence(1));
     let (first, _) = group.hand_out(&c1, &one(1..3), 3);
