@@ -18,6 +18,11 @@ test:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
+# The model test, long: random worlds with crashes, see sim/src/lib.rs. `QMQ_SEED=n just sim 2000`
+# repeats the world with that seed.
+sim steps="10000000":
+    QMQ_STEPS={{steps}} cargo test --locked -p qmq-sim --test it -- --nocapture promises_hold
+
 # Real processes, kill -9, the Java client (needs a JDK and Maven).
 e2e *filter:
     cargo build --locked --workspace --all-targets

@@ -4,7 +4,7 @@
 //! A shard waits for room in the writer's inbox and for nothing else; the writer never waits for a
 //! shard. What takes a disk is done by others, and the shard is told when it is done.
 
-mod give_back;
+pub mod give_back;
 mod manage;
 mod pulls;
 mod serve;

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use crate::promises::Delivered;
 
-/// A consumer instance. It survives crashes of the broker and forgets all at its own restart.
+/// One queue of a consumer instance. It survives crashes of the broker and forgets all at its own
+/// restart.
 #[derive(Clone, Debug)]
 pub struct Client {
     held: VecDeque<Delivered>,
@@ -55,9 +56,9 @@ impl Client {
         prefix
     }
 
-    /// Notes that the first `count` messages are acked.
+    /// Lets go of the first `count` messages, at most of all: they are acked, or it lost them.
     pub fn forget(&mut self, count: usize) {
-        self.held.drain(..count);
+        self.held.drain(..count.min(self.held.len()));
     }
 
     /// Number of messages held.

@@ -18,21 +18,46 @@ pub enum Sabotage {
     ReusePullSequences,
     /// First contacts are answered before they are durable.
     ForgetFirstContact,
+    /// Messages of dead consumers are acked before their copies are stored.
+    AckBeforeCopy,
+    /// Messages of dead consumers are acked and not copied: the reference does so.
+    AckWithoutCopy,
+    /// Copies that the broker makes do not count as a delivery.
+    KeepTimes,
+    /// Messages of retry subjects are handed out at once.
+    ForgetDelay,
+    /// Now and then a consumer gets what it does not want.
+    LetThrough,
+    /// Now and then a consumer does not get what it wants.
+    PassOver,
+    /// Nobody looks who is dead.
+    NeverLook,
+    /// A moved group is not written down: the reference does so.
+    ForgetMove,
+    /// Controls are acknowledged before they are synced.
+    SkipControlSync,
 }
 
 impl Sabotage {
     /// All switches that break something.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 15] = [
         Self::SkipSync,
         Self::DropMessages,
         Self::AcknowledgeEarly,
         Self::ForgetUnacked,
         Self::ReusePullSequences,
         Self::ForgetFirstContact,
+        Self::AckBeforeCopy,
+        Self::AckWithoutCopy,
+        Self::KeepTimes,
+        Self::ForgetDelay,
+        Self::LetThrough,
+        Self::PassOver,
+        Self::NeverLook,
+        Self::ForgetMove,
+        Self::SkipControlSync,
     ];
-}
 
-impl Sabotage {
     /// The switch of the store, when it is the store that is to break the promise.
     #[must_use]
     pub fn of_the_store(self) -> qmq_store::Sabotage {
@@ -41,9 +66,8 @@ impl Sabotage {
             Self::DropMessages => qmq_store::Sabotage::DropMessage(40),
             Self::AcknowledgeEarly => qmq_store::Sabotage::AnswerBeforeWrite,
             Self::ForgetUnacked => qmq_store::Sabotage::ForgetUnacked,
-            Self::None | Self::ReusePullSequences | Self::ForgetFirstContact => {
-                qmq_store::Sabotage::None
-            }
+            Self::SkipControlSync => qmq_store::Sabotage::SkipControlSync,
+            _ => qmq_store::Sabotage::None,
         }
     }
 }

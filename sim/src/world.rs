@@ -1,25 +1,43 @@
 //! One broker without sockets and threads, and everybody who talks to it.
 
+mod clients;
 mod live;
+mod settle;
+mod upkeep;
 
 use std::collections::HashMap;
-use std::ops::{AddAssign, Range};
+use std::ops::AddAssign;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use qmq_broker::portion::Limits;
-use qmq_model::{Clock, ConsumerGroup, ConsumerId, ManualClock, Message, Subject, UnixMillis};
-use qmq_store::Background;
+use qmq_broker::subscription::Patience;
+use qmq_model::{Clock, ManualClock, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
-use qmq_store::{NewMessage, StoreConfig};
+use qmq_store::{Background, StoreConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::client::Client;
-use crate::promises::{Broken, ConsumerKey, GroupId, Promises};
+use crate::letter::Wish;
+use crate::promises::{Broken, Promises};
 use crate::sabotage::Sabotage;
-use live::Live;
+use crate::stream::{ConsumerKey, GroupId, Names, Queue};
+use live::{Crashed, Frame, Live};
+
+/// As configured by default.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// As by default, but for days and months that are hours and days here: worlds are short. The few
+/// copies at a time leave work for another look.
+const PATIENCE: Patience = Patience {
+    dead_after: Duration::from_secs(180),
+    lost_ack_after: Duration::from_secs(30),
+    forever_after: Duration::from_secs(3 * 3600),
+    group_after: Duration::from_secs(24 * 3600),
+    copies_per_second: 10,
+};
 
 /// How large a world is.
 #[derive(Clone, Debug)]
@@ -48,6 +66,30 @@ impl Settings {
             sabotage: Sabotage::None,
         }
     }
+
+    fn is_broadcast(&self, group: GroupId) -> bool {
+        group.0 + 1 == self.subjects
+    }
+
+    fn consumers_of(&self, group: GroupId) -> usize {
+        if self.is_broadcast(group) {
+            1
+        } else {
+            self.consumers
+        }
+    }
+
+    fn all_groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        let groups = self.groups;
+        (0..self.subjects).flat_map(move |subject| (0..groups).map(move |group| (subject, group)))
+    }
+
+    /// A broadcast has no retry subject: its messages are for every consumer.
+    fn queues_of(&self, group: GroupId) -> impl Iterator<Item = Queue> + use<> {
+        let retry = !self.is_broadcast(group);
+        let kinds = [false, true].into_iter().filter(move |kind| !kind | retry);
+        kinds.map(move |is_retry| Queue { group, is_retry })
+    }
 }
 
 /// What happened in a run.
@@ -59,6 +101,20 @@ pub struct Summary {
     pub delivered: u64,
     /// Messages confirmed by consumers.
     pub confirmed: u64,
+    /// Copies that consumers sent of messages they failed at.
+    pub failed: u64,
+    /// Copies that the broker made for dead consumers and lost acks.
+    pub copied: u64,
+    /// Messages in dead-letter subjects at the end.
+    pub dead_letters: u64,
+    /// Looks that found a dead consumer.
+    pub dead_consumers: u64,
+    /// Consumers that were forgotten.
+    pub forgotten: u64,
+    /// Groups that were forgotten.
+    pub abandoned: u64,
+    /// Groups that were moved.
+    pub moved: u64,
     /// Times the power was cut.
     pub power_cuts: u64,
     /// Times the process was killed.
@@ -67,15 +123,58 @@ pub struct Summary {
     pub reopened: u64,
 }
 
+impl Summary {
+    /// Whether everything that can happen has happened.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let all = [
+            self.acknowledged,
+            self.delivered,
+            self.confirmed,
+            self.failed,
+            self.copied,
+            self.dead_letters,
+            self.dead_consumers,
+            self.forgotten,
+            self.abandoned,
+            self.moved,
+            self.power_cuts,
+            self.kills,
+            self.reopened,
+        ];
+        all.iter().all(|count| *count > 0)
+    }
+}
+
 impl AddAssign for Summary {
     fn add_assign(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
         self.delivered += other.delivered;
         self.confirmed += other.confirmed;
+        self.failed += other.failed;
+        self.copied += other.copied;
+        self.dead_letters += other.dead_letters;
+        self.dead_consumers += other.dead_consumers;
+        self.forgotten += other.forgotten;
+        self.abandoned += other.abandoned;
+        self.moved += other.moved;
         self.power_cuts += other.power_cuts;
         self.kills += other.kills;
         self.reopened += other.reopened;
     }
+}
+
+/// A consumer process: it pulls from the subject and from the retry subject.
+type ProcessId = (GroupId, usize);
+
+/// What is known of a consumer process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Process {
+    wish: Wish,
+    /// It does nothing before.
+    away_until: UnixMillis,
+    /// When the broker last heard of it.
+    heard: UnixMillis,
 }
 
 /// The broker, its disk, its clients and what they were promised.
@@ -84,10 +183,16 @@ pub struct World {
     rng: SmallRng,
     fs: FaultyFs,
     clock: ManualClock,
+    frame: Rc<Frame>,
     live: Option<Live>,
+    /// When it was opened: nobody counts as silent for longer.
+    opened: UnixMillis,
     promises: Promises,
+    processes: HashMap<ProcessId, Process>,
     clients: HashMap<ConsumerKey, Client>,
-    content: u64,
+    /// What consumers of each group want from their next start on.
+    wishes: HashMap<GroupId, Wish>,
+    number: u64,
     summary: Summary,
 }
 
@@ -106,22 +211,34 @@ impl World {
     /// A new world with an empty store.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let rng = SmallRng::seed_from_u64(settings.seed);
-        let fs = FaultyFs::new(settings.seed);
+        let mut rng = SmallRng::seed_from_u64(settings.seed);
+        let frame = Frame {
+            names: Names::of(&settings),
+            filters: std::array::from_fn(|number| Wish(number).filter()),
+            patience: PATIENCE,
+            retry_delay: RETRY_DELAY,
+            sabotage: settings.sabotage,
+        };
+        let groups = settings.all_groups();
+        let wishes = groups.map(|group| (group, Wish(rng.random_range(0..Wish::COUNT))));
         Self {
-            settings,
-            rng,
-            fs,
+            wishes: wishes.collect(),
+            fs: FaultyFs::new(settings.seed),
             clock: ManualClock::at(UnixMillis(1_700_000_000_000)),
+            frame: Rc::new(frame),
             live: None,
-            promises: Promises::default(),
+            opened: UnixMillis::default(),
+            promises: Promises::new(RETRY_DELAY),
+            processes: HashMap::new(),
             clients: HashMap::new(),
-            content: 0,
+            number: 0,
             summary: Summary::default(),
+            rng,
+            settings,
         }
     }
 
-    /// Takes `steps` random steps, then lets every consumer have everything it is owed.
+    /// Takes `steps` random steps, then lets every group have everything it is owed.
     ///
     /// # Errors
     /// The first promise that was broken.
@@ -137,17 +254,25 @@ impl World {
         if self.live.is_none() {
             return self.open();
         }
-        self.clock
-            .advance(Duration::from_millis(self.rng.random_range(0..20)));
+        let millis = self.rng.random_range(0..20);
+        self.clock.advance(Duration::from_millis(millis));
         match self.rng.random_range(0..1000) {
-            0..350 => self.send(),
-            350..650 => self.pull(None).map(drop),
-            650..850 => self.ack(None),
-            850..860 => self.keep_alive(),
-            860..870 => self.ack_nonsense(),
-            870..940 => self.flush(),
-            940..960 => self.restart_client(),
-            960..984 => self.tick(),
+            0..260 => self.send(),
+            260..560 => self.pull(),
+            560..680 => self.ack(),
+            680..760 => self.fail(),
+            760..770 => self.lose_acks(),
+            770..780 => self.keep_alive(),
+            780..790 => self.ack_nonsense(),
+            790..850 => self.flush(),
+            850..865 => self.restart_client(),
+            865..873 => self.stop_client(),
+            873..875 => self.change_wish(),
+            875..895 => self.tick(),
+            895..920 => self.look(),
+            920..965 => self.go_on_and_end(),
+            965..980 => self.let_time_pass(),
+            980..984 => self.move_group(),
             984..990 => self.end(End::PowerCut),
             990..994 => self.end(End::Kill),
             994..997 => self.end(End::Close),
@@ -162,165 +287,17 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self) -> Result<(), Broken> {
-        let count = self.rng.random_range(1..8);
-        let batch: Vec<(usize, u64)> = (0..count).map(|_| self.new_message()).collect();
-        let messages: Vec<_> = batch
-            .iter()
-            .map(|(subject, id)| message(*subject, *id))
-            .collect();
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        let Ok(placed) = live.send(&messages) else {
-            return self.crashed();
-        };
-        for ((subject, content), sequence) in batch.into_iter().zip(placed) {
-            self.promises.acknowledged(subject, sequence, content)?;
-            self.summary.acknowledged += 1;
-        }
-        Ok(())
-    }
-
-    fn new_message(&mut self) -> (usize, u64) {
-        self.content += 1;
-        (
-            self.rng.random_range(0..self.settings.subjects),
-            self.content,
-        )
-    }
-
-    /// A consumer pulls; returns how much it got.
-    fn pull(&mut self, who: Option<ConsumerKey>) -> Result<usize, Broken> {
-        let who = who.unwrap_or_else(|| self.some_consumer());
-        let client = self.clients.entry(who).or_default();
-        let pull_last = client.pull_last();
-        let count = self.rng.random_range(1..20);
-        let broadcast = self.settings.is_broadcast(who.0);
-        let limits = Limits {
-            unacked_max: 60,
-            reply_bytes_max: 4000,
-        };
-        let now = self.clock.now();
-        let sabotage = self.settings.sabotage;
-        let Some(live) = &mut self.live else {
-            return Ok(0);
-        };
-        let request = live::Pull {
-            who,
-            broadcast,
-            pull_last,
-            count,
-            limits,
-            now,
-        };
-        let Ok(reply) = live.pull(&request, sabotage) else {
-            return self.crashed().map(|()| 0);
-        };
-        if let Some(start) = reply.joined {
-            self.promises.joined(who.0, start);
-        }
-        for message in &reply.messages {
-            self.promises.delivered(who, *message)?;
-            self.summary.delivered += 1;
-        }
-        // Now and then a reply is lost on the way.
-        if self.rng.random_range(0..20) > 0 {
-            client.receive(&reply.messages);
-        }
-        Ok(reply.messages.len())
-    }
-
-    fn ack(&mut self, who: Option<ConsumerKey>) -> Result<(), Broken> {
-        let who = who.unwrap_or_else(|| self.some_consumer());
-        let client = self.clients.entry(who).or_default();
-        let prefix = client.prefix(self.rng.random_range(1..30));
-        let (Some(first), Some(last)) = (prefix.first(), prefix.last()) else {
-            return Ok(());
-        };
-        let pulls = first.pull..last.pull + 1;
-        let now = self.clock.now();
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        let Ok(confirmed) = live.ack(who, &pulls, now) else {
-            let asked = prefix.iter().map(|message| message.sequence);
-            self.promises.perhaps_confirmed(who.0, asked);
-            return self.crashed();
-        };
-        for (pull, sequence) in &confirmed {
-            let held = prefix.iter().find(|message| message.pull == *pull);
-            if held.is_none_or(|message| message.sequence != *sequence) {
-                let what = format!("an ack of {held:?} confirmed {sequence} for {who:?}");
-                return Err(Broken(what));
-            }
-        }
-        self.summary.confirmed += confirmed.len() as u64;
-        self.promises
-            .confirmed(who.0, confirmed.into_iter().map(|(_, sequence)| sequence));
-        client.forget(prefix.len());
-        Ok(())
-    }
-
-    fn keep_alive(&mut self) -> Result<(), Broken> {
-        let who = self.some_consumer();
-        let now = self.clock.now();
-        if let Some(live) = &mut self.live {
-            live.keep_alive(who, now);
-        }
-        Ok(())
-    }
-
-    /// Acks of numbers that nobody was given: they must confirm nothing.
-    fn ack_nonsense(&mut self) -> Result<(), Broken> {
-        let who = self.some_consumer();
-        let now = self.clock.now();
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        let beyond = live.next_pull(who);
-        let pulls = match self.rng.random_range(0..3) {
-            0 => beyond..i64::MAX,
-            1 => beyond + 5..beyond + 5000,
-            _ => Range { start: 10, end: 2 },
-        };
-        match live.ack(who, &pulls, now) {
-            Ok(confirmed) if confirmed.is_empty() => Ok(()),
-            Ok(_) => Err(Broken(format!("{pulls:?} of {who:?} confirmed something"))),
-            Err(_) => self.crashed(),
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), Broken> {
-        let flushed = self.live.as_mut().map(Live::flush);
-        if matches!(flushed, Some(Err(_))) {
-            self.crashed()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn tick(&mut self) -> Result<(), Broken> {
-        let forward = Duration::from_millis(self.rng.random_range(0..2_000));
-        self.clock.advance(forward);
-        let now = self.clock.now();
-        let ticked = self.live.as_mut().map(|live| live.tick(now));
-        if matches!(ticked, Some(Err(_))) {
-            self.crashed()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn restart_client(&mut self) -> Result<(), Broken> {
-        let who = self.some_consumer();
-        self.clients.insert(who, Client::default());
-        Ok(())
-    }
-
     /// A call failed: the power was cut in the middle of it.
     fn crashed(&mut self) -> Result<(), Broken> {
         self.end(End::PowerCut)
+    }
+
+    /// Ends the broker when a call failed.
+    fn survive(&mut self, done: Option<Result<(), Crashed>>) -> Result<(), Broken> {
+        match done {
+            Some(Err(Crashed)) => self.crashed(),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     fn end(&mut self, end: End) -> Result<(), Broken> {
@@ -330,9 +307,7 @@ impl World {
         match end {
             End::PowerCut => {
                 drop(live);
-                self.fs.power_cut(self.rng.random());
-                self.promises.power_cut();
-                self.summary.power_cuts += 1;
+                self.lose_power();
             }
             End::Kill => {
                 drop(live);
@@ -342,9 +317,7 @@ impl World {
             }
             End::Close => {
                 if live.close().is_err() {
-                    self.fs.power_cut(self.rng.random());
-                    self.promises.power_cut();
-                    self.summary.power_cuts += 1;
+                    self.lose_power();
                 } else {
                     self.summary.reopened += 1;
                 }
@@ -353,18 +326,22 @@ impl World {
         Ok(())
     }
 
+    fn lose_power(&mut self) {
+        self.fs.power_cut(self.rng.random());
+        self.promises.power_cut();
+        self.summary.power_cuts += 1;
+    }
+
     fn open(&mut self) -> Result<(), Broken> {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let fs = Arc::new(self.fs.clone());
-        match Live::open(fs, self.store_config(), clock, &self.settings) {
-            Ok(live) => self.live = Some(live),
-            Err(error) if self.fs.power_is_off() => {
-                // The power failed during recovery.
-                let _ = error;
-                self.fs.power_cut(self.rng.random());
-                self.promises.power_cut();
-                self.summary.power_cuts += 1;
+        match Live::open(fs, self.store_config(), clock, self.frame.clone()) {
+            Ok(live) => {
+                self.live = Some(live);
+                self.opened = self.clock.now();
             }
+            // The power failed during recovery.
+            Err(_) if self.fs.power_is_off() => self.lose_power(),
             Err(error) => return Err(Broken(format!("the store does not open: {error}"))),
         }
         Ok(())
@@ -384,102 +361,4 @@ impl World {
             ..StoreConfig::default()
         }
     }
-
-    fn some_consumer(&mut self) -> ConsumerKey {
-        let subject = self.rng.random_range(0..self.settings.subjects);
-        let group = self.rng.random_range(0..self.settings.groups);
-        let consumers = self.settings.consumers_of((subject, group));
-        ((subject, group), self.rng.random_range(0..consumers))
-    }
-
-    /// All consumers restart and take what there is until nothing comes any more.
-    fn settle(&mut self) -> Result<(), Broken> {
-        self.fs.calm();
-        self.clients.clear();
-        loop {
-            while self.live.is_none() {
-                self.open()?;
-            }
-            let mut got = 0;
-            for who in self.settings.all_consumers() {
-                loop {
-                    let count = self.pull(Some(who))?;
-                    got += count;
-                    while self
-                        .clients
-                        .get(&who)
-                        .is_some_and(|client| client.held() > 0)
-                    {
-                        self.ack(Some(who))?;
-                    }
-                    if count == 0 {
-                        break;
-                    }
-                }
-                // A lost reply is asked for again by a restarted client.
-                self.clients.remove(&who);
-            }
-            if got == 0 && self.live.is_some() {
-                return self.promises.settle();
-            }
-        }
-    }
-}
-
-impl Settings {
-    fn is_broadcast(&self, group: GroupId) -> bool {
-        group.0 + 1 == self.subjects
-    }
-
-    fn consumers_of(&self, group: GroupId) -> usize {
-        if self.is_broadcast(group) {
-            1
-        } else {
-            self.consumers
-        }
-    }
-
-    fn all_groups(&self) -> impl Iterator<Item = GroupId> + use<> {
-        let groups = self.groups;
-        (0..self.subjects).flat_map(move |subject| (0..groups).map(move |group| (subject, group)))
-    }
-
-    fn all_consumers(&self) -> Vec<ConsumerKey> {
-        let consumers = |group| (0..self.consumers_of(group)).map(move |c| (group, c));
-        self.all_groups().flat_map(consumers).collect()
-    }
-}
-
-fn subject(number: usize) -> Subject {
-    Subject::new(&format!("subject.{number}")).expect("a good name")
-}
-
-fn group(number: usize) -> ConsumerGroup {
-    ConsumerGroup::new(&format!("group{number}")).expect("a good name")
-}
-
-fn consumer(number: usize) -> ConsumerId {
-    ConsumerId::new(&format!("host@@{number}")).expect("a good name")
-}
-
-fn message(number: usize, content: u64) -> NewMessage {
-    let subject = subject(number);
-    let message = Message {
-        subject: subject.as_str().to_owned(),
-        message_id: format!("id-{content}"),
-        properties: vec![("content".to_owned(), content.to_string())],
-        ..Message::default()
-    };
-    let payload: Bytes = message.to_payload().expect("a good message");
-    let crc = payload_crc(&payload);
-    NewMessage {
-        subject,
-        payload,
-        crc,
-    }
-}
-
-fn payload_crc(payload: &Bytes) -> u32 {
-    let (payload, _) = qmq_model::Payload::split_first(payload).expect("just made");
-    payload.crc()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qmq_model::{ConsumerId, MessageSequence};
-use qmq_store::{Located, ReadError, StoreReader, Unacked};
+use qmq_store::{Located, NewMessage, ReadError, StoreReader, Unacked};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, warn};
 
@@ -35,10 +35,13 @@ pub(super) struct Copier {
 }
 
 /// Copies that are ready to be stored, and what is done once they are.
-#[derive(Default)]
-struct Copies {
-    batch: Vec<qmq_store::NewMessage>,
-    done: Vec<Range<i64>>,
+#[derive(Debug, Default)]
+pub struct Copies {
+    /// The copies, in order.
+    pub batch: Vec<NewMessage>,
+    /// Pull sequences that are dealt with once the copies are durable, ascending.
+    pub done: Vec<Range<i64>>,
+    /// How many of them are dead letters.
     dead: u64,
     bytes: usize,
 }
@@ -77,8 +80,10 @@ impl Copier {
     }
 }
 
-/// Reads messages and makes their copies, up to the first one that cannot be read just now.
-fn read_copies(reader: &StoreReader, key: &SubscriptionKey, runs: &[Unacked]) -> Copies {
+/// Reads messages and makes their copies, up to the first one that cannot be read just now, and
+/// not many bytes at a time. Blocks.
+#[must_use]
+pub fn read_copies(reader: &StoreReader, key: &SubscriptionKey, runs: &[Unacked]) -> Copies {
     let mut copies = Copies::default();
     for run in runs {
         if let Err(error) = copy_run(reader, key, run, &mut copies) {

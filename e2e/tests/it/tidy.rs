@@ -29,7 +29,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
         "tools",
         &["model", "protocol", "remoting", "client", "store"],
     ),
-    ("sim", &["model", "store", "broker"]),
+    ("sim", &["model", "protocol", "store", "broker"]),
     ("e2e", &["model", "protocol", "remoting", "client"]),
 ];
 

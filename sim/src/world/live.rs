@@ -1,53 +1,70 @@
 //! A running broker: the store, the rules, and what a shard and the writer do between them.
 
-use std::collections::HashMap;
+mod pulls;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmq_broker::portion::{Limits, Question, Verdicts, kept, portion};
-use qmq_broker::subscription::{PullAction, PullState, StartAt, Subscription};
-use qmq_model::{Clock, Payload, UnixMillis};
+pub(super) use pulls::Pull;
+use qmq_broker::filter::Filter;
+use qmq_broker::subscription::{Patience, PullAction, Subscription};
+use qmq_model::{Clock, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
 use qmq_store::{
-    Action, ConsumerKey as StoreKey, Error, NewMessage, Opened, Progress, RealtimeStore,
-    StoreConfig, StoreReader, StoreWriter, SyncNeeds,
+    Action, ConsumerKey as StoreKey, Error, NewMessage, Opened, PULL_SEQUENCE_JUMP, Progress,
+    RealtimeStore, StoreConfig, StoreReader, StoreWriter, SyncNeeds,
 };
 
-use super::{Settings, consumer, group, subject};
-use crate::promises::{ConsumerKey, Delivered, GroupId};
+use crate::letter::{Letter, Wish};
 use crate::sabotage::Sabotage;
-
-/// By how much the store raises pull sequences after an unclean stop.
-const JUMP: i64 = 1 << 20;
+use crate::stream::{ConsumerKey, Names, Queue, Stream};
 
 /// The call did not come to its end: the power was cut, or the store refuses to go on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Crashed;
 
+/// What every broker of a world has in common.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) names: Names,
+    /// By the number of the wish.
+    pub(super) filters: [Option<Filter>; Wish::COUNT + 1],
+    pub(super) patience: Patience,
+    pub(super) retry_delay: Duration,
+    pub(super) sabotage: Sabotage,
+}
+
 pub(super) struct Live {
+    frame: Rc<Frame>,
     writer: StoreWriter,
     reader: StoreReader,
-    groups: HashMap<GroupId, Subscription>,
+    queues: BTreeMap<Queue, Entry>,
     /// Actions on their way to the writer. Replies do not wait for them.
     queued: Vec<Action>,
+    jobs: Vec<upkeep::Job>,
 }
 
-pub(super) struct Pull {
-    pub(super) who: ConsumerKey,
-    pub(super) broadcast: bool,
-    pub(super) pull_last: i64,
-    pub(super) count: usize,
-    pub(super) limits: Limits,
-    pub(super) now: UnixMillis,
+/// A subscription, as in a shard.
+struct Entry {
+    rules: Subscription,
+    look_at: UnixMillis,
+    /// Consumers of which messages are being copied.
+    giving_back: BTreeSet<usize>,
 }
 
-#[derive(Default)]
-pub(super) struct Reply {
-    /// Where the group starts, when this pull recorded it.
-    pub(super) joined: Option<i64>,
-    pub(super) messages: Vec<Delivered>,
+impl Entry {
+    fn new(rules: Subscription, frame: &Frame, now: UnixMillis) -> Self {
+        Self {
+            rules,
+            look_at: now.plus(frame.patience.dead_after),
+            giving_back: BTreeSet::new(),
+        }
+    }
 }
 
 impl Live {
@@ -55,7 +72,7 @@ impl Live {
         fs: Arc<FaultyFs>,
         config: StoreConfig,
         clock: Arc<dyn Clock>,
-        settings: &Settings,
+        frame: Rc<Frame>,
     ) -> Result<Self, Error> {
         let now = clock.now();
         let opened = RealtimeStore::open(fs, Path::new("/store"), config, clock)?;
@@ -65,12 +82,13 @@ impl Live {
             progress,
             ..
         } = opened;
-        let groups = restore(&progress, settings, now);
         Ok(Self {
+            queues: restore(&progress, &frame, now),
+            frame,
             writer,
             reader,
-            groups,
             queued: Vec::new(),
+            jobs: Vec::new(),
         })
     }
 
@@ -80,58 +98,12 @@ impl Live {
         self.writer
             .append_messages(messages, &mut placed)
             .map_err(|_| Crashed)?;
-        self.commit(false)?;
+        let needs = SyncNeeds {
+            messages: true,
+            ..SyncNeeds::default()
+        };
+        self.commit(needs)?;
         Ok(placed.iter().map(|placed| placed.sequence.0).collect())
-    }
-
-    pub(super) fn pull(&mut self, pull: &Pull, sabotage: Sabotage) -> Result<Reply, Crashed> {
-        let ((subject_number, group_number), consumer_number) = pull.who;
-        let subject = subject(subject_number);
-        let id = consumer(consumer_number);
-        let state = PullState {
-            consumer: &id,
-            pull_last: pull.pull_last,
-            count: pull.count,
-        };
-        let kept = kept(&self.reader, &subject);
-        let first =
-            || Subscription::first_contact(StartAt::Latest, &kept, pull.broadcast, pull.now);
-        let rules = self.groups.entry(pull.who.0).or_insert_with(first);
-        let mut reply = Reply::default();
-        let met = rules.meet(state, pull.now);
-        let next = rules.next().0;
-        if let Some(action) = met {
-            self.queue(pull, action);
-            self.commit(sabotage != Sabotage::ForgetFirstContact)?;
-            reply.joined = Some(next);
-        }
-        let rules = self
-            .groups
-            .get_mut(&(subject_number, group_number))
-            .ok_or(Crashed)?;
-        let subject_id = self.reader.subject(subject.as_str());
-        let question = Question {
-            pull: state,
-            filter: None,
-            verdicts: &Verdicts::new(),
-            delay: Duration::ZERO,
-            now: pull.now,
-            limits: pull.limits,
-        };
-        let found = portion(rules, &question, &self.reader, subject_id);
-        for action in found.actions {
-            self.queue(pull, action);
-        }
-        for (at, number) in found.located.iter().zip(found.first.0..) {
-            let payload = self.reader.read(at).map_err(|_| Crashed)?;
-            let content = content(&payload);
-            reply.messages.push(Delivered {
-                sequence: at.sequence.0,
-                pull: number,
-                content,
-            });
-        }
-        Ok(reply)
     }
 
     /// Acks; returns what it confirmed: pull sequences and the messages they stand for.
@@ -141,44 +113,89 @@ impl Live {
         pulls: &Range<i64>,
         now: UnixMillis,
     ) -> Result<Vec<(i64, i64)>, Crashed> {
-        let id = consumer(who.1);
-        let Some(rules) = self.groups.get_mut(&who.0) else {
+        let id = self.frame.names.consumer(who.1);
+        let Some(entry) = self.queues.get_mut(&who.0) else {
             return Ok(Vec::new());
         };
-        let held = rules
-            .unacked(&id)
-            .flat_map(|run| (0..run.count).map(|i| (run.pull + i, run.message + i)));
+        let held = entry.rules.unacked(id);
+        let held = held.flat_map(|run| (0..run.count).map(|i| (run.pull + i, run.message + i)));
         let confirmed: Vec<_> = held.filter(|(pull, _)| pulls.contains(pull)).collect();
-        let Some(pulls) = rules.ack(&id, pulls, now) else {
+        let Some(pulls) = entry.rules.ack(id, pulls, now) else {
             return Ok(Vec::new());
         };
+        if let Some(due) = entry.rules.gap_due(id, &self.frame.patience) {
+            entry.look_at = entry.look_at.min(due);
+        }
         self.queued.push(Action::Ack {
-            key: key(who),
+            key: self.key(who),
             time: now,
             pulls,
         });
-        self.commit(false)?;
+        self.commit(SyncNeeds::default())?;
         Ok(confirmed)
     }
 
     /// A sign of life: it confirms nothing.
     pub(super) fn keep_alive(&mut self, who: ConsumerKey, now: UnixMillis) {
-        if let Some(rules) = self.groups.get_mut(&who.0) {
-            rules.keep_alive(&consumer(who.1), now);
+        if let Some(entry) = self.queues.get_mut(&who.0) {
+            let id = self.frame.names.consumer(who.1);
+            entry.rules.keep_alive(id, now);
         }
     }
 
     pub(super) fn next_pull(&self, who: ConsumerKey) -> i64 {
-        let next = self
-            .groups
-            .get(&who.0)
-            .and_then(|rules| rules.next_pull(&consumer(who.1)));
-        next.map_or(0, |next| next.0)
+        self.known(who).unwrap_or(0)
+    }
+
+    /// Whether the consumer ever pulled, as far as is known.
+    pub(super) fn knows(&self, who: ConsumerKey) -> bool {
+        self.known(who).is_some()
+    }
+
+    fn known(&self, who: ConsumerKey) -> Option<i64> {
+        let id = self.frame.names.consumer(who.1);
+        let next = self.queues.get(&who.0)?.rules.next_pull(id)?;
+        Some(next.0)
+    }
+
+    /// Messages that consumers of groups hold, those of broadcasts apart.
+    pub(super) fn unacked_count(&self) -> u64 {
+        let rules = self.queues.values().map(|entry| &entry.rules);
+        let shared = rules.filter(|rules| !rules.is_broadcast());
+        let consumers = shared.flat_map(Subscription::consumers);
+        consumers
+            .map(|(_, consumer)| consumer.unacked_count())
+            .sum()
+    }
+
+    /// Everything that stands in a stream.
+    pub(super) fn letters(&self, stream: Stream) -> BTreeMap<i64, Letter> {
+        let subject = self.frame.names.subject(stream);
+        let Some(id) = self.reader.subject(subject.as_str()) else {
+            return BTreeMap::new();
+        };
+        let (mut found, mut all) = (Vec::new(), self.reader.bounds(id));
+        while !all.is_empty() {
+            let skipped = self
+                .reader
+                .locate(id, all.clone(), usize::MAX, usize::MAX, &mut found);
+            all.start = skipped.next;
+            if let Some(cold) = skipped.cold
+                && self.reader.load_index(id, cold).is_err()
+            {
+                break;
+            }
+        }
+        let read = |at: &qmq_store::Located| {
+            let payload = self.reader.read(at).ok()?;
+            Some((at.sequence.0, Letter::read(&payload)?))
+        };
+        found.iter().filter_map(read).collect()
     }
 
     /// The writer gets to its queue.
     pub(super) fn flush(&mut self) -> Result<(), Crashed> {
-        self.commit(false)
+        self.commit(SyncNeeds::default())
     }
 
     pub(super) fn tick(&mut self, now: UnixMillis) -> Result<(), Crashed> {
@@ -186,83 +203,63 @@ impl Live {
     }
 
     pub(super) fn close(mut self) -> Result<(), Crashed> {
-        self.commit(false)?;
+        self.commit(SyncNeeds::default())?;
         self.writer.close().map_err(|_| Crashed)
     }
 
-    fn queue(&mut self, pull: &Pull, action: PullAction) {
+    fn queue_pull(&mut self, pull: &Pull, action: PullAction) {
         let PullAction { pulls, messages } = action;
-        let (key, time, broadcast) = (key(pull.who), pull.now, pull.broadcast);
         self.queued.push(Action::Pull {
-            key,
-            time,
-            broadcast,
+            key: self.key(pull.asked.who),
+            time: pull.asked.now,
+            broadcast: pull.asked.broadcast,
             pulls,
             messages,
         });
     }
 
-    fn commit(&mut self, actions: bool) -> Result<(), Crashed> {
+    fn append_queued(&mut self) -> Result<(), Crashed> {
         if !self.queued.is_empty() {
             self.writer
                 .append_actions(&self.queued)
                 .map_err(|_| Crashed)?;
             self.queued.clear();
         }
-        let needs = SyncNeeds {
-            actions,
-            messages: false,
-        };
+        Ok(())
+    }
+
+    fn commit(&mut self, needs: SyncNeeds) -> Result<(), Crashed> {
+        self.append_queued()?;
         self.writer
             .commit(needs, &mut Vec::new())
             .map_err(|_| Crashed)
     }
+
+    fn key(&self, who: ConsumerKey) -> StoreKey {
+        let names = &self.frame.names;
+        StoreKey {
+            subject: names.subject(who.0.stream()).clone(),
+            group: names.group(who.0.group).clone(),
+            consumer: names.consumer(who.1).clone(),
+        }
+    }
 }
 
-fn restore(
-    progress: &Progress,
-    settings: &Settings,
-    now: UnixMillis,
-) -> HashMap<GroupId, Subscription> {
-    let mut groups = HashMap::new();
-    for number in settings.all_groups() {
-        let names = (subject(number.0), group(number.1));
-        let found = progress
-            .groups()
-            .find(|(s, g, _)| (*s, *g) == (&names.0, &names.1));
-        let Some((_, _, state)) = found else { continue };
+fn restore(progress: &Progress, frame: &Frame, now: UnixMillis) -> BTreeMap<Queue, Entry> {
+    let mut queues = BTreeMap::new();
+    for (subject, group, state) in progress.groups() {
+        let Some(queue) = frame.names.queue(subject, group) else {
+            continue;
+        };
         let mut state = state.clone();
-        if settings.sabotage == Sabotage::ReusePullSequences {
-            for consumer in state
-                .consumers
-                .values_mut()
-                .filter(|c| c.next_pull.0 >= JUMP)
-            {
-                consumer.next_pull.0 -= JUMP;
+        if frame.sabotage == Sabotage::ReusePullSequences {
+            let consumers = state.consumers.values_mut();
+            for consumer in consumers.filter(|c| c.next_pull.0 >= PULL_SEQUENCE_JUMP) {
+                consumer.next_pull.0 -= PULL_SEQUENCE_JUMP;
             }
         }
-        groups.insert(number, Subscription::restore(&state, now));
+        let rules = Subscription::restore(&state, now);
+        queues.insert(queue, Entry::new(rules, frame, now));
     }
-    groups
-}
-
-fn key(who: ConsumerKey) -> StoreKey {
-    let ((subject_number, group_number), consumer_number) = who;
-    StoreKey {
-        subject: subject(subject_number),
-        group: group(group_number),
-        consumer: consumer(consumer_number),
-    }
-}
-
-/// What the body of a message says.
-fn content(payload: &[u8]) -> u64 {
-    let parsed = Payload::split_first(payload)
-        .ok()
-        .map(|(payload, _)| payload);
-    let value = parsed.and_then(|payload| payload.property(b"content").map(<[u8]>::to_vec));
-    let value = value.and_then(|value| String::from_utf8(value).ok());
-    value
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(u64::MAX)
+    queues
 }
