@@ -22,7 +22,7 @@ use qmq_store::fs::faulty::FaultyFs;
 use qmq_store::{RealtimeStore, StoreConfig};
 
 /// Longest wait for an answer that is expected.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker that is being served.
 pub(crate) struct TestBroker {
