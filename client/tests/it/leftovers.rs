@@ -181,3 +181,18 @@ async fn what_cannot_be_given_back_is_reported_and_kept() {
     let first: Vec<Delivery> = again.pull(1, PATIENCE).await;
     assert_eq!(first[0].message().message_id, "m-1");
 }
+
+#[tokio::test]
+async fn a_broadcast_consumer_has_nobody_to_give_back_to() {
+    let (meta, broker) = one_broker().await;
+    broker.store(SUBJECT, (0..3).map(|n| format!("m-{n}")));
+    let builder = builder(&meta, Leftovers::GiveBack);
+    let consumer = builder.subscribe_broadcast(SUBJECT).unwrap();
+    let mut deliveries = consumer.deliveries();
+    deliveries.next().await.unwrap().ack();
+    consumer.close(PATIENCE).await.unwrap();
+    assert!(broker.sent_ids().is_empty());
+    let again = builder.subscribe_broadcast(SUBJECT).unwrap();
+    let first = again.pull(1, PATIENCE).await;
+    assert_eq!(first[0].message().message_id, "m-1");
+}
