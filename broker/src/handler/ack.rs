@@ -1,5 +1,7 @@
 //! ACK_REQUEST: confirms a range of pull sequences, or only says that a consumer is alive.
 
+use std::time::Duration;
+
 use qmq_model::{ConsumerGroup, ConsumerId, Subject};
 use qmq_protocol::command::ack::AckRequest;
 use qmq_protocol::{Decode, ResultCode};
@@ -9,6 +11,9 @@ use tracing::debug;
 use crate::broker::Broker;
 use crate::shard::{Ack, SubscriptionKey};
 
+/// How long the answer to an ack that cannot be read is held back: C# clients repeat it at once.
+const BAD_ACK_HOLD: Duration = Duration::from_millis(300);
+
 /// Takes an ack.
 pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
     match decode(&request) {
@@ -16,7 +21,7 @@ pub async fn handle(broker: &Broker, request: Request, responder: Responder) {
         None => {
             debug!(peer = %request.peer, "ack cannot be decoded");
             broker.metrics.undecodable.inc();
-            responder.send_empty(ResultCode::BrokerError);
+            broker.hold(responder, ResultCode::BrokerError, BAD_ACK_HOLD);
         }
     }
 }
