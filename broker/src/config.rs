@@ -28,6 +28,11 @@ pub struct BrokerConfig {
     pub checkpoint_retain: usize,
     /// `message.bytes.max`: largest message. Unit: bytes. Default: 8 MiB.
     pub message_bytes_max: usize,
+    /// `duplicate.window.seconds`: how long a message is remembered, so that a producer that sends
+    /// it again gets success and no second copy. 0: not at all. Default: 600.
+    pub duplicate_window: Duration,
+    /// `duplicate.window.bytes.max`: memory for that. Unit: bytes. Default: 256 MiB.
+    pub duplicate_bytes_max: usize,
     /// `consumer.unacked.max`: messages one consumer may hold. Default: 100 000.
     pub unacked_max: u64,
     /// `message.retry.delay.seconds`: how old messages of retry subjects are when they are handed
@@ -81,6 +86,16 @@ impl BrokerConfig {
             flush: flush_mode(settings)?,
             checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
             message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
+            duplicate_window: Duration::from_secs(settings.number(
+                "duplicate.window.seconds",
+                600,
+                0..=86_400,
+            )?),
+            duplicate_bytes_max: settings.number(
+                "duplicate.window.bytes.max",
+                256 << 20,
+                (1 << 20)..=(64 << 30),
+            )?,
             unacked_max: settings.number("consumer.unacked.max", 100_000, 100..=1_000_000)?,
             retry_delay: Duration::from_secs(settings.number(
                 "message.retry.delay.seconds",
@@ -104,6 +119,8 @@ impl BrokerConfig {
             group_name: group.to_owned(),
             flush: self.flush,
             checkpoint_retain: self.checkpoint_retain,
+            duplicate_window: self.duplicate_window,
+            duplicate_bytes_max: self.duplicate_bytes_max,
             ..StoreConfig::default()
         }
     }

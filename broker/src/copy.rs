@@ -58,6 +58,8 @@ pub fn copy_for_retry(
         subject,
         payload,
         crc,
+        // A copy is no repeat of the one that another consumer gave rise to.
+        fingerprint: None,
     };
     Ok(Copy { message, is_dead })
 }

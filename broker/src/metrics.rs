@@ -2,7 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use qmq_store::NewMessage;
+use qmq_store::{NewMessage, Placed};
 
 /// Counters of one broker, without labels that clients choose.
 #[derive(Debug)]
@@ -11,6 +11,10 @@ pub struct Metrics {
     pub stored: Counter,
     /// Payload bytes appended.
     pub stored_bytes: Counter,
+    /// Messages that were stored before, within the duplicate window.
+    pub repeats: Counter,
+    /// Messages forgotten by the duplicate window too early, for lack of room.
+    pub forgotten_young: Counter,
     /// Messages refused with a result code.
     pub refused: Counter,
     /// Requests whose body could not be decoded.
@@ -38,6 +42,8 @@ impl Metrics {
         let metrics = Self {
             stored: Counter::default(),
             stored_bytes: Counter::default(),
+            repeats: Counter::default(),
+            forgotten_young: Counter::default(),
             refused: Counter::default(),
             undecodable: Counter::default(),
             pulls: Counter::default(),
@@ -48,51 +54,7 @@ impl Metrics {
             dead_letters: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
         };
-        let counters = [
-            ("qmq_messages_stored", "Messages appended", &metrics.stored),
-            (
-                "qmq_message_bytes_stored",
-                "Payload bytes appended",
-                &metrics.stored_bytes,
-            ),
-            (
-                "qmq_messages_refused",
-                "Messages refused with a result code",
-                &metrics.refused,
-            ),
-            (
-                "qmq_requests_undecodable",
-                "Requests that could not be read",
-                &metrics.undecodable,
-            ),
-            ("qmq_pulls", "Pull requests", &metrics.pulls),
-            (
-                "qmq_messages_pulled",
-                "Messages handed out, repeats included",
-                &metrics.pulled,
-            ),
-            (
-                "qmq_acks",
-                "Ack requests, keep-alives included",
-                &metrics.acks,
-            ),
-            (
-                "qmq_read_errors",
-                "Pulls that failed on reading",
-                &metrics.read_errors,
-            ),
-            (
-                "qmq_messages_given_back",
-                "Messages of dead consumers and lost acks copied to retry subjects",
-                &metrics.given_back,
-            ),
-            (
-                "qmq_messages_dead",
-                "Messages given back that went to a dead-letter subject",
-                &metrics.dead_letters,
-            ),
-        ];
-        for (name, help, counter) in counters {
+        for (name, help, counter) in metrics.counters() {
             registry.register(name, help, counter.clone());
         }
         let help = "Time to make a batch durable";
@@ -100,10 +62,71 @@ impl Metrics {
         metrics
     }
 
-    /// Counts appended messages.
-    pub fn count_stored(&self, messages: &[NewMessage]) {
-        self.stored.inc_by(messages.len() as u64);
-        let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
-        self.stored_bytes.inc_by(bytes as u64);
+    /// Name, help and counter of each.
+    fn counters(&self) -> impl IntoIterator<Item = (&'static str, &'static str, &Counter)> {
+        [
+            ("qmq_messages_stored", "Messages appended", &self.stored),
+            (
+                "qmq_message_bytes_stored",
+                "Payload bytes appended",
+                &self.stored_bytes,
+            ),
+            (
+                "qmq_messages_repeated",
+                "Messages sent again and not stored again",
+                &self.repeats,
+            ),
+            (
+                "qmq_duplicate_window_forgotten_young",
+                "Messages the duplicate window forgot before they were 30 seconds old",
+                &self.forgotten_young,
+            ),
+            (
+                "qmq_messages_refused",
+                "Messages refused with a result code",
+                &self.refused,
+            ),
+            (
+                "qmq_requests_undecodable",
+                "Requests that could not be read",
+                &self.undecodable,
+            ),
+            ("qmq_pulls", "Pull requests", &self.pulls),
+            (
+                "qmq_messages_pulled",
+                "Messages handed out, repeats included",
+                &self.pulled,
+            ),
+            ("qmq_acks", "Ack requests, keep-alives included", &self.acks),
+            (
+                "qmq_read_errors",
+                "Pulls that failed on reading",
+                &self.read_errors,
+            ),
+            (
+                "qmq_messages_given_back",
+                "Messages of dead consumers and lost acks copied to retry subjects",
+                &self.given_back,
+            ),
+            (
+                "qmq_messages_dead",
+                "Messages given back that went to a dead-letter subject",
+                &self.dead_letters,
+            ),
+        ]
+    }
+
+    /// Counts messages that the store took, and those of them that it had already.
+    pub fn count_stored(&self, messages: &[NewMessage], placed: &[Placed]) {
+        let (mut stored, mut bytes) = (0, 0);
+        for (message, placed) in messages.iter().zip(placed) {
+            if placed.appended().is_some() {
+                stored += 1;
+                bytes += message.payload.len() as u64;
+            }
+        }
+        self.stored.inc_by(stored);
+        self.stored_bytes.inc_by(bytes);
+        self.repeats.inc_by(placed.len() as u64 - stored);
     }
 }

@@ -54,6 +54,8 @@ pub struct Writer {
     placed: Vec<Placed>,
     actions: Vec<Action>,
     published: Vec<SubjectId>,
+    /// What the store forgot too early, as far as it is counted.
+    forgotten: u64,
 }
 
 impl Writer {
@@ -80,6 +82,7 @@ impl Writer {
             placed: Vec::new(),
             actions: Vec::new(),
             published: Vec::new(),
+            forgotten: 0,
         }
     }
 
@@ -169,7 +172,8 @@ impl Writer {
             self.placed.clear();
             match self.store.append_messages(&self.messages, &mut self.placed) {
                 Ok(()) => {
-                    self.metrics.count_stored(&self.messages);
+                    self.metrics.count_stored(&self.messages, &self.placed);
+                    self.count_forgotten();
                     break;
                 }
                 Err(AppendError::NoSpace) => {
@@ -190,6 +194,12 @@ impl Writer {
         // They share the frames they came in: nothing of those is kept longer than needed.
         self.messages.clear();
         Ok(())
+    }
+
+    fn count_forgotten(&mut self) {
+        let forgotten = self.store.duplicates_evicted_young();
+        let counted = std::mem::replace(&mut self.forgotten, forgotten);
+        self.metrics.forgotten_young.inc_by(forgotten - counted);
     }
 
     /// Appends copies; returns whom to tell after the commit. Who is refused is told at once.

@@ -93,6 +93,7 @@ impl Letter {
             subject: subject.clone(),
             payload,
             crc,
+            fingerprint: None,
         }
     }
 

@@ -54,6 +54,10 @@ pub enum Sabotage {
     ForgetUnacked,
     /// Control entries are acknowledged before they are synced.
     SkipControlSync,
+    /// Messages that were rolled back still count as stored.
+    KeepRolledBack,
+    /// A restart forgets which messages were stored lately.
+    ForgetDuplicates,
 }
 
 /// Options of a [`RealtimeStore`](crate::RealtimeStore).
@@ -78,6 +82,12 @@ pub struct StoreConfig {
     pub checkpoint_retain: usize,
     /// How many bytes of recent appends readers can get without IO. Default: 64 MiB.
     pub recent_bytes_max: usize,
+    /// How long a message is remembered so that a repeat of it is not stored again; zero: not at
+    /// all. Default: 10 minutes.
+    pub duplicate_window: Duration,
+    /// Memory for what is remembered; when it is used up the oldest go first. Unit: bytes.
+    /// Default: 256 MiB, enough for about 6 million messages.
+    pub duplicate_bytes_max: usize,
     /// Who zeroes ahead and syncs. Default: [`Background::Threads`].
     pub background: Background,
     /// For tests only.
@@ -96,6 +106,8 @@ impl Default for StoreConfig {
             commit_slots: 16_384,
             checkpoint_retain: 5,
             recent_bytes_max: 64 << 20,
+            duplicate_window: Duration::from_secs(600),
+            duplicate_bytes_max: 256 << 20,
             background: Background::Threads,
             sabotage: Sabotage::None,
         }

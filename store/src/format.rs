@@ -16,6 +16,8 @@ pub(crate) const COMMIT: &str = ".commit";
 pub(crate) const EPOCHS: &str = ".epochs";
 /// Folder of the controllog.
 pub(crate) const CONTROLS: &str = "controllog";
+/// Folder of the entries of the duplicate window.
+pub(crate) const DUPLICATES: &str = "duplicates";
 /// Folder of the checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoint";
 /// Suffix of files that are not complete yet.
@@ -35,6 +37,8 @@ pub(crate) const CHECKPOINT_MAGIC: u32 = 0x514D_514B;
 pub(crate) const SUMS_MAGIC: u32 = 0x514D_5153;
 /// First bytes of a control entry: `QMQR`.
 pub(crate) const CONTROL_MAGIC: u32 = 0x514D_5152;
+/// First bytes of a file of the duplicate window: `QMQD`.
+pub(crate) const DUPLICATES_MAGIC: u32 = 0x514D_5144;
 /// Version of all formats of our own, checkpoints excepted.
 pub(crate) const VERSION: u16 = 1;
 /// Version of checkpoints; version 1 lacks the position of the controllog.

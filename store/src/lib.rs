@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod config;
+mod duplicates;
 mod error;
 mod flush;
 mod format;
@@ -21,12 +22,13 @@ mod realtime;
 mod tag_mask;
 
 pub use config::{Background, FlushMode, Sabotage, StoreConfig};
+pub use duplicates::{DUPLICATE_ENTRY_BYTES, DUPLICATE_YOUNG, Fingerprint};
 pub use error::{AppendError, Error, ReadError};
 pub use format::LogKind;
 pub use fs::RealFs;
 pub use fs::faulty::FaultyFs;
 pub use realtime::action_log::{Action, ConsumerKey};
-pub use realtime::append::{NewMessage, Placed};
+pub use realtime::append::{Appended, NewMessage, Placed};
 pub use realtime::consumer_log::{Located, Skipped, SubjectId};
 pub use realtime::control_log::Control;
 pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};

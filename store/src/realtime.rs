@@ -17,11 +17,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use qmq_model::Clock;
+use qmq_model::{Clock, UnixMillis};
 use uuid::Uuid;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::StoreConfig;
+use crate::duplicates::files::DuplicateFiles;
+use crate::duplicates::rebuild::Rebuilding;
 use crate::error::{Doing, Error};
 use crate::format::{ABORT, COMMIT, LogKind};
 use crate::fs::FileSystem;
@@ -114,13 +116,18 @@ impl RealtimeStore {
         let (controls, found_controls) = ControlLog::open(fs.clone(), root, store, included)?;
         report.control_bytes_cut = found_controls.bytes_cut;
         report.control_damages = found_controls.damages;
-        let replay = found_controls.entries;
-        let rebuilt = rebuild(
-            [&mut messages, &mut actions],
+        let replay = Replay {
             checkpoint,
-            &replay,
-            &mut report,
-        )?;
+            controls: &found_controls.entries,
+            // The whole log is read.
+            messages: 0..messages.tail.kept,
+        };
+        let place = (&fs, root, store);
+        let mut duplicates =
+            duplicates_before(&messages, place, &replay.messages, &config, clock.now())?;
+        let sides = [&mut messages, &mut actions];
+        let rebuilt = rebuild(sides, replay, &mut duplicates, &mut report)?;
+        let (duplicates, duplicate_files) = duplicates.finish();
         let durable = [messages.tail.kept, actions.tail.kept];
         ring.seal(CommitRecord::idle(term, durable))?;
         let recovered = Recovered {
@@ -138,6 +145,8 @@ impl RealtimeStore {
             progress: rebuilt.progress.clone(),
             checkpoint_number: found.number_max,
             controls,
+            duplicates,
+            duplicate_files,
         };
         let (mut writer, reader) = StoreWriter::new(recovered, config, clock)?;
         writer.checkpoint()?;
@@ -321,6 +330,29 @@ fn cut(
     ring.sync()
 }
 
+/// What the logs are read on top of.
+struct Replay<'a> {
+    checkpoint: Option<&'a Checkpoint>,
+    controls: &'a [ControlEntry],
+    /// What is read of the messagelog.
+    messages: Range<u64>,
+}
+
+/// The duplicate window as of the first byte that will be read of the messagelog.
+fn duplicates_before(
+    messages: &Side<'_>,
+    (fs, root, store): (&Arc<dyn FileSystem>, &Path, Uuid),
+    range: &Range<u64>,
+    config: &StoreConfig,
+    now: UnixMillis,
+) -> Result<Rebuilding, Error> {
+    let segments = messages.segments.as_ref();
+    let files = DuplicateFiles::open(fs.clone(), root, store, range.end)?;
+    let mut duplicates = Rebuilding::new(files, store, config, now);
+    duplicates.fill(segments, range.start, || messages.verifier(segments))?;
+    Ok(duplicates)
+}
+
 struct Rebuilt {
     messages: Messages,
     next: Vec<qmq_model::MessageSequence>,
@@ -330,14 +362,25 @@ struct Rebuilt {
 /// Reads both logs, and makes sure that no sequence is handed out twice.
 fn rebuild(
     [messages, actions]: [&mut Side<'_>; 2],
-    checkpoint: Option<&Checkpoint>,
-    controls: &[ControlEntry],
+    replay: Replay<'_>,
+    duplicates: &mut Rebuilding,
     report: &mut RecoveryReport,
 ) -> Result<Rebuilt, Error> {
+    let Replay {
+        checkpoint,
+        controls,
+        messages: range,
+    } = replay;
     let segments = messages.segments.clone();
     let mut verifier = messages.verifier(&segments);
-    let range = 0..messages.tail.kept;
-    let mut read = Messages::read(&segments, range, &mut verifier, checkpoint, report)?;
+    let mut read = Messages::read(
+        &segments,
+        range,
+        &mut verifier,
+        checkpoint,
+        duplicates,
+        report,
+    )?;
     messages.finish(&mut verifier, report)?;
 
     let segments = actions.segments.clone();

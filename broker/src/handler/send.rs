@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use qmq_model::names::NameError;
+use qmq_model::names::{NameError, SubjectKind};
 use qmq_model::payload::{MESSAGE_ID_UNITS_MAX, TAGS_MAX};
 use qmq_model::{Payload, Subject};
 use qmq_protocol::ResultCode;
@@ -180,10 +180,15 @@ fn check_all(request: &SendRequest, broker: &Broker) -> (Vec<NewMessage>, Vec<Re
         last = Some((message.payload.subject, subject.clone()));
         // Checked above: the declared checksum is that of the payload.
         let crc = u32::try_from(message.declared_crc).unwrap_or_default();
+        let payload = message.payload_bytes();
+        // Two consumers may put the same message into a retry subject: both count.
+        let may_repeat = subject.kind() == SubjectKind::Real;
+        let fingerprint = broker.reader.fingerprint(&payload).filter(|_| may_repeat);
         messages.push(NewMessage {
             subject,
-            payload: message.payload_bytes(),
+            payload,
             crc,
+            fingerprint,
         });
     }
     if !refused.is_empty() {

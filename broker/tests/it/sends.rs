@@ -245,3 +245,68 @@ async fn the_number_of_subjects_is_bounded() {
     // Those it has go on.
     broker.store("b", &["2"]).await;
 }
+
+#[tokio::test]
+async fn a_producer_that_got_no_answer_and_sends_again_stores_one_copy() {
+    let broker = TestBroker::start().await;
+    let pull = Pull::new("a.b", "g", "c");
+    broker.pull(pull).await;
+    let body = body_of(&[message("a.b", "1"), message("a.b", "2")]);
+    {
+        // It gives up on a connection before the answer is there, and takes another one.
+        let impatient = broker.connect().await;
+        let send = raw_send(&impatient, &body);
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(1), send).await;
+    }
+    let other = broker.connect().await;
+    for _ in 0..2 {
+        let reply = raw_send(&other, &body).await;
+        assert_eq!((reply.header.code, failures(&reply)), (0, vec![]));
+    }
+    broker.store("a.b", &["3"]).await;
+    let all = Reply::messages(0, &["1", "2", "3"]);
+    assert_eq!(broker.pull(pull).await, all);
+}
+
+#[tokio::test]
+async fn a_repeat_is_known_by_its_content_and_over_a_restart() {
+    let broker = TestBroker::start().await;
+    let pull = Pull::new("a.b", "g", "c");
+    broker.pull(pull).await;
+    let mut changed = message("a.b", "1");
+    changed.set_property("k", "other".to_owned());
+    broker.store("a.b", &["1"]).await;
+    // The same id is not enough: ids of two clients can be equal.
+    assert_eq!(failures(&broker.send(&[changed]).await), []);
+    let broker = broker.restart().await;
+    let mut later = message("a.b", "1");
+    later.created = qmq_model::UnixMillis(later.created.0 + 5);
+    assert_eq!(failures(&broker.send(&[later]).await), []);
+    broker.store("a.b", &["2"]).await;
+    assert_eq!(
+        broker.pull(pull).await,
+        Reply::messages(0, &["1", "1", "2"])
+    );
+}
+
+#[tokio::test]
+async fn retry_subjects_take_the_same_message_twice() {
+    let broker = TestBroker::over(FaultyFs::new(1), &[("message.retry.delay.seconds", "0")]).await;
+    let subject = "%RETRY%a.b%g";
+    let pull = Pull::new(subject, "g", "c");
+    broker.pull(pull).await;
+    broker.store(subject, &["1"]).await;
+    broker.store(subject, &["1"]).await;
+    assert_eq!(broker.pull(pull).await, Reply::messages(0, &["1", "1"]));
+}
+
+#[tokio::test]
+async fn without_a_window_every_message_is_stored() {
+    let settings = [("duplicate.window.seconds", "0")];
+    let fs = FaultyFs::new(1);
+    let broker = TestBroker::over(fs, &settings).await;
+    let pull = Pull::new("a.b", "g", "c");
+    broker.pull(pull).await;
+    broker.store("a.b", &["1", "1"]).await;
+    assert_eq!(broker.pull(pull).await, Reply::messages(0, &["1", "1"]));
+}

@@ -129,6 +129,7 @@ fn copy_of(bytes: usize) -> NewMessage {
         subject: Subject::new("%RETRY%a.b%g").unwrap(),
         payload: payload.into(),
         crc,
+        fingerprint: None,
     }
 }
 

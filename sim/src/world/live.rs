@@ -16,8 +16,8 @@ use qmq_broker::subscription::{Patience, PullAction, Subscription};
 use qmq_model::{Clock, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
 use qmq_store::{
-    Action, ConsumerKey as StoreKey, Error, NewMessage, Opened, PULL_SEQUENCE_JUMP, Progress,
-    RealtimeStore, StoreConfig, StoreReader, StoreWriter, SyncNeeds,
+    Action, ConsumerKey as StoreKey, Error, NewMessage, Opened, PULL_SEQUENCE_JUMP, Placed,
+    Progress, RealtimeStore, StoreConfig, StoreReader, StoreWriter, SyncNeeds,
 };
 
 use crate::letter::{Letter, Wish};
@@ -103,7 +103,8 @@ impl Live {
             ..SyncNeeds::default()
         };
         self.commit(needs)?;
-        Ok(placed.iter().map(|placed| placed.sequence.0).collect())
+        let appended = placed.iter().filter_map(Placed::appended);
+        Ok(appended.map(|appended| appended.sequence.0).collect())
     }
 
     /// Acks; returns what it confirmed: pull sequences and the messages they stand for.

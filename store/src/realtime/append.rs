@@ -6,6 +6,7 @@ use bytes::Bytes;
 use qmq_model::{MessageOffset, MessageSequence, Subject, UnixMillis};
 
 use crate::config::Sabotage;
+use crate::duplicates::{self, Entry, Fingerprint};
 use crate::error::{AppendError, Error};
 use crate::flush::Plan;
 use crate::format::LogKind;
@@ -32,11 +33,38 @@ pub struct NewMessage {
     pub payload: Bytes,
     /// CRC-32 of the payload; the caller has verified it.
     pub crc: u32,
+    /// From [`StoreReader::fingerprint`](crate::StoreReader::fingerprint). `None`: never taken for
+    /// a repeat, as it must be in retry and dead-letter subjects.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It was appended.
+    Appended(Appended),
+    /// It was appended before, within the duplicate window, and not again. It counts as stored
+    /// with the next [`StoreWriter::commit`], because the original may not be durable yet.
+    Repeat {
+        /// End of the original's record.
+        end: MessageOffset,
+    },
+}
+
+impl Placed {
+    /// Where it was put, unless it is a repeat.
+    #[must_use]
+    pub fn appended(&self) -> Option<&Appended> {
+        match self {
+            Self::Appended(appended) => Some(appended),
+            Self::Repeat { .. } => None,
+        }
+    }
 }
 
 /// Where a message was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct Appended {
     /// Its subject.
     pub subject: SubjectId,
     /// Its number in the subject.
@@ -68,7 +96,12 @@ impl StoreWriter {
         let appended = self.try_append_messages(messages, placed);
         if appended.is_err() {
             for undone in placed.drain(kept..).rev() {
-                self.subjects[undone.subject.0 as usize].next = undone.sequence;
+                if let Some(undone) = undone.appended() {
+                    self.subjects[undone.subject.0 as usize].next = undone.sequence;
+                }
+            }
+            if self.config.sabotage != Sabotage::KeepRolledBack {
+                self.duplicates.truncate(self.messages.written());
             }
             self.unpublished.truncate(unpublished);
             self.message_buffer.clear();
@@ -96,13 +129,14 @@ impl StoreWriter {
             self.lay_out(message, time, placed)
                 .map_err(|what| AppendError::Unstorable { index, what })?;
         }
+        if self.message_buffer.is_empty() {
+            return Ok(());
+        }
         self.messages
             .append(&self.message_buffer)
             .map_err(AppendError::from_error)?;
         let batch = self.message_buffer.split().freeze();
-        if !batch.is_empty() {
-            self.shared.keep_recent(start, batch);
-        }
+        self.shared.keep_recent(start, batch);
         Ok(())
     }
 
@@ -117,6 +151,13 @@ impl StoreWriter {
         if message.payload.is_empty() {
             return Err("message is empty");
         }
+        let is_delayed = duplicates::is_delayed(&message.payload);
+        let known = message.fingerprint.filter(|_| !self.duplicates.is_off());
+        let original = known.and_then(|known| self.duplicates.find(known, is_delayed, time));
+        if let Some(Entry { end, .. }) = original {
+            placed.push(Placed::Repeat { end });
+            return Ok(());
+        }
         let record = message_log::record_bytes(name, &message.payload);
         let bytes = u32::try_from(record).map_err(|_| "message is larger than a segment")?;
         let position = self.messages.written() + self.message_buffer.len() as u64;
@@ -128,12 +169,21 @@ impl StoreWriter {
         let sequence = state.next;
         state.next = sequence.plus(1);
         let offset = MessageOffset(position + filler);
-        placed.push(Placed {
+        placed.push(Placed::Appended(Appended {
             subject,
             sequence,
             offset,
             bytes,
-        });
+        }));
+        if let Some(fingerprint) = known {
+            let end = MessageOffset(offset.0 + record);
+            let entry = Entry {
+                fingerprint,
+                end,
+                time,
+            };
+            self.duplicates.push(entry, is_delayed);
+        }
         self.messages_seen += 1;
         if let Sabotage::DropMessage(every) = self.config.sabotage
             && self.messages_seen.is_multiple_of(u64::from(every))
@@ -271,7 +321,14 @@ impl StoreWriter {
         match &appended {
             Ok(()) => {
                 self.busy_at = self.clock.now();
-                self.dirty_since[kind.index()].get_or_insert(self.busy_at);
+                // A batch of repeats leaves nothing to sync.
+                let is_dirty = match kind {
+                    LogKind::Message => self.messages.is_dirty(),
+                    LogKind::Action => self.actions.is_dirty(),
+                };
+                if is_dirty {
+                    self.dirty_since[kind.index()].get_or_insert(self.busy_at);
+                }
                 self.show_positions();
             }
             Err(AppendError::Failed(_) | AppendError::Poisoned) => self.is_poisoned = true,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::StoreConfig;
 use crate::error::{Doing, Error};
-use crate::format::{CHECKPOINTS, COMMIT, CONTROLS, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
+use crate::format::{CHECKPOINTS, COMMIT, CONTROLS, DUPLICATES, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
 use crate::fs::{FileSystem, LockError, LockGuard, OpenMode};
 use crate::identity::Identity;
 use crate::log::commit::Ring;
@@ -54,10 +54,11 @@ pub(crate) fn open_or_create(
 
 /// A folder without `store.id` may hold only what an interrupted creation leaves.
 fn refuse_foreign(fs: &dyn FileSystem, root: &Path) -> Result<(), Error> {
-    let folders = LogKind::ALL
-        .map(LogKind::folder)
-        .into_iter()
-        .chain([CHECKPOINTS, CONTROLS]);
+    let folders =
+        LogKind::ALL
+            .map(LogKind::folder)
+            .into_iter()
+            .chain([CHECKPOINTS, CONTROLS, DUPLICATES]);
     let folders: Vec<&str> = folders.collect();
     for entry in fs.list(root).doing("list", root)? {
         let is_ours = if entry.is_dir {
@@ -93,7 +94,7 @@ fn create(fs: &dyn FileSystem, root: &Path, config: &StoreConfig) -> Result<Iden
         let dir = root.join(kind.folder());
         fs.create_dir(&dir).doing("create folder", &dir)?;
     }
-    for name in [CHECKPOINTS, CONTROLS] {
+    for name in [CHECKPOINTS, CONTROLS, DUPLICATES] {
         let dir = root.join(name);
         fs.create_dir(&dir).doing("create folder", &dir)?;
     }

@@ -7,8 +7,10 @@
 
 use bytes::{BufMut, BytesMut};
 use qmq_model::names::{NAME_BYTES_MAX, SubjectKind, check_subject};
+use qmq_model::payload::FLAG_DELAY;
 use qmq_model::{MessageSequence, UnixMillis};
 
+use crate::duplicates::{Fingerprint, FingerprintHasher};
 use crate::error::Error;
 use crate::format::{ATTRIBUTE_END, ATTRIBUTE_RECORD, Fields, LogKind, MESSAGE_MAGIC};
 use crate::log::scan::{Examined, Format, Window};
@@ -101,6 +103,9 @@ pub(crate) struct MessageItem {
     pub(crate) subject: String,
     pub(crate) payload_subject: PayloadSubject,
     pub(crate) tags: TagMask,
+    /// If asked for, and the message is not in a retry or dead-letter subject: with whether it
+    /// has the delay bit.
+    pub(crate) fingerprint: Option<(Fingerprint, bool)>,
 }
 
 /// What the payload says about the subject in the header, which has no checksum of its own.
@@ -132,7 +137,29 @@ fn is_original(named: &str, subject: &str) -> bool {
 }
 
 /// The messagelog, for scans.
-pub(crate) struct MessageFormat;
+#[derive(Debug, Default)]
+pub(crate) struct MessageFormat {
+    /// Of which messages fingerprints are taken.
+    pub(crate) fingerprints: Option<FingerprintsOf>,
+}
+
+/// Messages of which fingerprints are taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FingerprintsOf {
+    /// Of the store.
+    pub(crate) seed: u64,
+    /// Appended then or later.
+    pub(crate) since: UnixMillis,
+}
+
+impl FingerprintsOf {
+    fn hasher(&self, item: &MessageItem, flag: u8) -> Option<FingerprintHasher> {
+        let is_wanted = item.time >= self.since
+            && item.payload_subject == PayloadSubject::Same
+            && SubjectKind::of(&item.subject) == SubjectKind::Real;
+        is_wanted.then(|| FingerprintHasher::new(self.seed, flag))
+    }
+}
 
 impl Format for MessageFormat {
     type Item = MessageItem;
@@ -147,20 +174,27 @@ impl Format for MessageFormat {
         let Some(head) = examine_header(window, offset, limit)? else {
             return Ok(Examined::Nothing);
         };
-        let (item, crc, payload_at, length) = match head {
+        let (mut item, crc, payload_at, length, flag) = match head {
             Head::Filler => return Ok(Examined::Filler),
             Head::Record {
                 item,
                 crc,
                 payload_at,
                 length,
-            } => (item, crc, payload_at, length),
+                flag,
+            } => (item, crc, payload_at, length, flag),
         };
+        let wanted = self.fingerprints.as_ref();
+        let mut fingerprint = wanted.and_then(|of| of.hasher(&item, flag));
         let mut hasher = crc32fast::Hasher::new();
         window.pieces(payload_at..offset + length, |piece| {
             hasher.update(piece);
+            if let Some(fingerprint) = &mut fingerprint {
+                fingerprint.update(piece);
+            }
             true
         })?;
+        item.fingerprint = fingerprint.map(|done| (done.finish(), flag & FLAG_DELAY != 0));
         Ok(if u64::from(hasher.finalize()) == crc {
             Examined::Record { length, item }
         } else {
@@ -176,6 +210,8 @@ enum Head {
         crc: u64,
         payload_at: u64,
         length: u64,
+        /// First byte of the payload.
+        flag: u8,
     },
 }
 
@@ -214,6 +250,7 @@ fn examine_header(window: &mut Window<'_>, offset: u64, limit: u64) -> Result<Op
     let payload_at = rest_at + (subject_len + CHECK_BYTES) as u64;
     let payload = window.get(payload_at, PAYLOAD_HEAD_BYTES, offset + length)?;
     let payload_subject = PayloadSubject::of(payload, &subject);
+    let flag = payload.first().copied().unwrap_or(0);
     let tags = match TagMask::of_payload(payload) {
         Some(tags) => tags,
         None => {
@@ -227,12 +264,14 @@ fn examine_header(window: &mut Window<'_>, offset: u64, limit: u64) -> Result<Op
         subject,
         payload_subject,
         tags,
+        fingerprint: None,
     };
     Ok(Some(Head::Record {
         item,
         crc,
         payload_at,
         length,
+        flag,
     }))
 }
 
@@ -267,7 +306,7 @@ pub(crate) mod tests {
     fn examine(bytes: &[u8]) -> Examined<MessageItem> {
         let segments = log_of(LogKind::Message, bytes);
         let limit = bytes.len() as u64;
-        MessageFormat
+        MessageFormat::default()
             .examine(&mut Window::new(&segments), 0, limit)
             .unwrap()
     }
@@ -331,7 +370,7 @@ pub(crate) mod tests {
             let sequence = MessageSequence(sequence);
             let tags = TagMask::of_payload(&payload).unwrap_or(TagMask::ANY);
             let time = UnixMillis(1_700_000_000_000);
-            let item = MessageItem { time, sequence, subject, payload_subject, tags };
+            let item = MessageItem { time, sequence, subject, payload_subject, tags, fingerprint: None };
             let length = bytes.len() as u64;
             prop_assert_eq!(examine(&bytes), Examined::Record { length, item });
         }

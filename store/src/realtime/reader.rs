@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use qmq_model::{MessageSequence, Subject, UnixMillis};
 
+use crate::duplicates::Fingerprint;
 use crate::error::ReadError;
 use crate::format::LogKind;
 use crate::log::segment::Segments;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     recent: RwLock<Recent>,
     recent_bytes_max: usize,
     positions: [SharedPositions; 2],
+    /// `None` when repeats are not looked for.
+    fingerprint_seed: Option<u64>,
 }
 
 impl Shared {
@@ -58,6 +61,7 @@ impl Shared {
         subjects: Subjects,
         index: Index,
         recent_bytes_max: usize,
+        fingerprint_seed: Option<u64>,
     ) -> Self {
         let positions = Default::default();
         let (subjects, recent) = (RwLock::new(subjects), RwLock::default());
@@ -68,6 +72,7 @@ impl Shared {
             recent,
             recent_bytes_max,
             positions,
+            fingerprint_seed,
         }
     }
 
@@ -109,6 +114,14 @@ impl StoreReader {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .id(name)
+    }
+
+    /// What tells a payload apart from all others of this store. `None` when repeats are not
+    /// looked for, or the payload is too short to be one. Not for retry and dead-letter subjects:
+    /// two consumers may put the same message there.
+    #[must_use]
+    pub fn fingerprint(&self, payload: &[u8]) -> Option<Fingerprint> {
+        Fingerprint::of_payload(self.shared.fingerprint_seed?, payload)
     }
 
     /// How many subjects were ever stored.

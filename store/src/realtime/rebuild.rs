@@ -7,6 +7,7 @@ use std::ops::Range;
 use qmq_model::{ConsumerGroup, ConsumerId, MessageOffset, MessageSequence, Subject};
 
 use crate::checkpoint::Checkpoint;
+use crate::duplicates::rebuild::Rebuilding;
 use crate::error::Error;
 use crate::format::LogKind;
 use crate::log::scan::{Found, scan};
@@ -15,7 +16,7 @@ use crate::log::verify::Verifier;
 use crate::realtime::action_log::{Action, ActionFormat, ConsumerKey};
 use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
 use crate::realtime::control_log::{Control, ControlEntry};
-use crate::realtime::message_log::{MessageFormat, MessageItem, PayloadSubject, RECORD_BYTES_MIN};
+use crate::realtime::message_log::{MessageItem, PayloadSubject, RECORD_BYTES_MIN};
 use crate::realtime::progress::{Progress, Unacked};
 use crate::realtime::report::{Damage, DamageKind, RecoveryReport};
 
@@ -39,6 +40,7 @@ impl Messages {
         range: Range<u64>,
         verifier: &mut Verifier<'_>,
         checkpoint: Option<&Checkpoint>,
+        duplicates: &mut Rebuilding,
         report: &mut RecoveryReport,
     ) -> Result<Self, Error> {
         let mut messages = Self::default();
@@ -47,7 +49,9 @@ impl Messages {
             messages.intern(subject);
         });
         let covered = checkpoint.map_or(0, |checkpoint| checkpoint.positions[0]);
-        scan(segments, &MessageFormat, range, verifier, |found| {
+        let format = duplicates.format();
+        scan(segments, &format, range, verifier, |found| {
+            duplicates.take(&found);
             if let Err((damage, records)) = messages.take(found) {
                 messages.lost += records;
                 if damage.range.end > covered {

@@ -44,6 +44,10 @@ impl StoreWriter {
         if self.ring.is_half_used() {
             put_off(self.seal())?;
         }
+        let durable = self.messages.durable();
+        if self.duplicate_files.is_due(&self.duplicates, durable) {
+            self.duplicate_files.save(&self.duplicates, durable);
+        }
         if self.checkpoint_in(now).is_some_and(|left| left.is_zero()) {
             // Also after a full disk: the next attempt is one interval away.
             self.checkpoint_at = now;
@@ -141,6 +145,9 @@ impl StoreWriter {
         self.checkpoint_positions = checkpoint.positions;
         self.checkpoint_control = checkpoint.control;
         self.checkpoint_at = checkpoint.time;
+        let durable = self.messages.durable();
+        self.duplicate_files.save(&self.duplicates, durable);
+        self.duplicate_files.sync_names();
         checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)?;
         if !self.controls.has_files() {
             return Ok(());

@@ -9,6 +9,8 @@ use qmq_model::{Clock, MessageSequence, Subject, UnixMillis};
 use uuid::Uuid;
 
 use crate::config::{FlushMode, Sabotage, StoreConfig};
+use crate::duplicates::Duplicates;
+use crate::duplicates::files::DuplicateFiles;
 use crate::error::{Doing, Error};
 use crate::flush::{self, Plan, Wanted};
 use crate::format::LogKind;
@@ -47,6 +49,8 @@ pub(crate) struct Recovered {
     pub(crate) progress: Progress,
     pub(crate) checkpoint_number: u64,
     pub(crate) controls: ControlLog,
+    pub(crate) duplicates: Duplicates,
+    pub(crate) duplicate_files: DuplicateFiles,
 }
 
 /// What the writer knows of one subject.
@@ -100,6 +104,8 @@ pub struct StoreWriter {
     /// Newest control entry that the newest checkpoint includes.
     pub(super) checkpoint_control: u64,
     pub(super) controls: ControlLog,
+    pub(super) duplicates: Duplicates,
+    pub(super) duplicate_files: DuplicateFiles,
     pub(super) pulls_unsynced: u64,
     pub(super) messages_seen: u64,
     pub(super) is_poisoned: bool,
@@ -143,8 +149,10 @@ impl StoreWriter {
             .map(|(state, id)| (state.name.clone(), SubjectId(id)));
         let ids = ids.collect();
         let recent_bytes_max = config.recent_bytes_max;
+        let seed = recovered.duplicates.seed(recovered.store);
         let segments = messages.segments().clone();
-        let shared = Arc::new(Shared::new(segments, subjects, index, recent_bytes_max));
+        let shared = Shared::new(segments, subjects, index, recent_bytes_max, seed);
+        let shared = Arc::new(shared);
         let now = clock.now();
         let stated = [messages.durable(), actions.durable()];
         let writer = Self {
@@ -174,6 +182,8 @@ impl StoreWriter {
             checkpoint_positions: [0; 2],
             checkpoint_control: 0,
             controls: recovered.controls,
+            duplicates: recovered.duplicates,
+            duplicate_files: recovered.duplicate_files,
             pulls_unsynced: 0,
             messages_seen: 0,
             is_poisoned: false,
@@ -217,6 +227,14 @@ impl StoreWriter {
     #[must_use]
     pub fn pull_sequences_unsynced(&self) -> u64 {
         self.pulls_unsynced
+    }
+
+    /// How many messages were forgotten younger than
+    /// [`DUPLICATE_YOUNG`](crate::DUPLICATE_YOUNG), for lack of room: a late repeat of one of
+    /// them would be stored again.
+    #[must_use]
+    pub fn duplicates_evicted_young(&self) -> u64 {
+        self.duplicates.evicted_young()
     }
 
     /// Writes the commit records of what was appended since the last ones. Not synced.

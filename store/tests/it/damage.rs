@@ -13,7 +13,7 @@ use rand::Rng;
 
 use crate::groups::{Change, Groups};
 use crate::power_cut::{fail, first_seed};
-use crate::world::{End, Trouble, World, read_all, root, segment};
+use crate::world::{Controls, End, Trouble, World, read_all, root, segment};
 
 fn for_seeds(count: u64, mut run: impl FnMut(&mut World) -> Result<(), Trouble>) {
     let first = first_seed();
@@ -135,10 +135,11 @@ fn sequences_of_lost_messages_are_not_used_again() {
                 subject: name,
                 payload,
                 crc,
+                fingerprint: None,
             }];
             opened.writer.append_messages(&new, &mut placed).unwrap();
             assert!(
-                !used.contains(&(subject, placed[0].sequence.0)),
+                !used.contains(&(subject, placed[0].appended().unwrap().sequence.0)),
                 "{subject} {placed:?}"
             );
         }
@@ -150,6 +151,7 @@ fn sequences_of_lost_messages_are_not_used_again() {
 fn damaged_actions_lose_no_message_and_repeat_no_pull_sequence() {
     for_seeds(200, |world| {
         world.commits_before_ticks = true;
+        world.controls = Controls::Forward;
         world.open(End::Close)?;
         let begin = world.report.actions.end;
         world.load(80)?;
@@ -270,6 +272,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 #[test]
 fn lost_checkpoints_are_an_unclean_stop() {
     for_seeds(20, |world| {
+        world.controls = Controls::Never;
         world.open(End::Close)?;
         world.load(40)?;
         world.end(End::Close)?;
@@ -304,6 +307,7 @@ fn what_is_cut_is_saved_aside() {
             subject,
             payload,
             crc,
+            fingerprint: None,
         }];
         world
             .store()

@@ -118,16 +118,22 @@ fn a_failed_sync_poisons_and_loses_nothing_acknowledged() {
     });
 }
 
+/// Loads a store until its disk is full, and then once more.
+pub(crate) fn fill_disk(world: &mut World) -> Result<(), Trouble> {
+    world.open(End::Close)?;
+    world.load(20)?;
+    world.is_full = true;
+    let room = world.rng.random_range(0..3000);
+    world.fs.limit_space(Some(world.fs.used() + room));
+    world.load(150)?;
+    assert!(world.refused > 0, "there was room for everything");
+    Ok(())
+}
+
 #[test]
 fn a_full_disk_refuses_and_recovers() {
     for_seeds(60, |world| {
-        world.open(End::Close)?;
-        world.load(20)?;
-        world.is_full = true;
-        let room = world.rng.random_range(0..3000);
-        world.fs.limit_space(Some(world.fs.used() + room));
-        world.load(150)?;
-        assert!(world.refused > 0, "there was room for everything");
+        fill_disk(world)?;
         if world.rng.random() {
             world.end(End::PowerCut)?;
             world.fs.limit_space(None);

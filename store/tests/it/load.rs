@@ -8,12 +8,14 @@ use bytes::BufMut;
 use qmq_model::payload::put_str;
 use qmq_model::{Clock, ConsumerGroup, ConsumerId, MessageSequence, Subject};
 use qmq_store::{
-    Action, AppendError, ConsumerKey, Control, LogKind, NewMessage, ReadError, SyncNeeds,
+    Action, AppendError, ConsumerKey, Control, LogKind, NewMessage, Placed, ReadError, SyncNeeds,
 };
 use rand::Rng;
 
 use crate::groups::{Change, Groups};
-use crate::world::{Checked, Message, SUBJECTS, World, ensure, stopped};
+use crate::world::{
+    Checked, Controls, DUPLICATE_WINDOW, Message, SUBJECTS, Trouble, World, ensure, stopped,
+};
 
 const GROUPS: [&str; 3] = ["g1", "g2", "broadcast"];
 
@@ -27,7 +29,7 @@ impl World {
                 15..17 => self.ack()?,
                 17 => self.leave()?,
                 18 => self.pass_time()?,
-                19..21 => self.control()?,
+                19..21 if self.controls != Controls::Never => self.control()?,
                 _ => self.look_around()?,
             }
         }
@@ -50,8 +52,17 @@ impl World {
 
     fn append_messages(&mut self) -> Checked {
         let count = self.rng.random_range(1..6);
-        let (new, subjects): (Vec<NewMessage>, Vec<&'static str>) =
-            (0..count).map(|_| self.new_message()).unzip();
+        let mut batch: Vec<(NewMessage, &'static str)> = Vec::new();
+        for _ in 0..count {
+            let repeated = match self.rng.random_range(0..20) {
+                0 => batch.last().cloned(),
+                1 | 2 => self.earlier_message(),
+                _ => None,
+            };
+            let message = repeated.unwrap_or_else(|| self.new_message());
+            batch.push(message);
+        }
+        let (new, subjects): (Vec<NewMessage>, Vec<&'static str>) = batch.into_iter().unzip();
         let mut placed = Vec::new();
         match self.writer().append_messages(&new, &mut placed) {
             Err(AppendError::NoSpace) if self.is_full => {
@@ -63,30 +74,69 @@ impl World {
         }
         ensure!(placed.len() == new.len(), "not every message was placed");
         for ((message, placed), subject) in new.into_iter().zip(&placed).zip(subjects) {
-            let sequence = placed.sequence.0;
-            let all = self.kept.iter().chain(&self.fresh.messages);
-            let next = all
-                .filter(|m| m.subject == subject)
-                .map(|m| m.sequence + 1)
-                .max();
-            let next = next.unwrap_or(0);
-            ensure!(
-                sequence >= next,
-                "{subject} gives {sequence} again, {next} is next"
-            );
-            ensure!(
-                self.has_gaps || sequence == next,
-                "{subject} skips {next}..{sequence}"
-            );
-            let end = placed.offset.0 + u64::from(placed.bytes);
-            self.fresh.messages.push(Message {
-                subject,
-                sequence,
-                payload: message.payload,
-                end,
-            });
+            self.check_placed(message, placed, subject)?;
         }
         Ok(())
+    }
+
+    fn check_placed(
+        &mut self,
+        message: NewMessage,
+        placed: &Placed,
+        subject: &'static str,
+    ) -> Checked {
+        let time = self.clock.now();
+        let all = || self.kept.iter().chain(&self.fresh.messages);
+        let is_same = |m: &&Message| m.subject == subject && m.payload == message.payload;
+        let lately = |m: &&Message| {
+            let age = time.0.abs_diff(m.time.0);
+            u128::from(age) <= DUPLICATE_WINDOW.as_millis()
+        };
+        let original = all().filter(is_same).find(lately);
+        let original = original.filter(|_| message.fingerprint.is_some());
+        let appended = match placed {
+            Placed::Repeat { end } => {
+                let Some(original) = original else {
+                    return Err(Trouble::Broken(format!("{subject}: no repeat was refused")));
+                };
+                ensure!(
+                    original.end == end.0,
+                    "{subject}: repeat of another message"
+                );
+                return Ok(());
+            }
+            Placed::Appended(appended) => appended,
+        };
+        ensure!(original.is_none(), "{subject}: a repeat was stored again");
+        let sequence = appended.sequence.0;
+        let next = all().filter(|m| m.subject == subject);
+        let next = next.map(|m| m.sequence + 1).max().unwrap_or(0);
+        ensure!(
+            sequence >= next,
+            "{subject} gives {sequence} again, {next} is next"
+        );
+        ensure!(
+            self.has_gaps || sequence == next,
+            "{subject} skips {next}..{sequence}"
+        );
+        let end = appended.offset.0 + u64::from(appended.bytes);
+        self.fresh.messages.push(Message {
+            subject,
+            sequence,
+            payload: message.payload,
+            end,
+            time,
+        });
+        Ok(())
+    }
+
+    /// One that was sent before, perhaps lost since.
+    fn earlier_message(&mut self) -> Option<(NewMessage, &'static str)> {
+        if self.sent.is_empty() {
+            return None;
+        }
+        let number = self.rng.random_range(0..self.sent.len());
+        Some(self.sent[number].clone())
     }
 
     fn new_message(&mut self) -> (NewMessage, &'static str) {
@@ -106,14 +156,18 @@ impl World {
         payload.extend((0..len).map(|_| self.rng.random::<u8>()));
         let crc = crc32fast::hash(&payload);
         let subject = Subject::new(name).unwrap();
-        (
-            NewMessage {
-                subject,
-                payload: payload.into(),
-                crc,
-            },
-            name,
-        )
+        // Never in a retry subject.
+        let fingerprint = (payload_subject == name)
+            .then(|| self.store().reader.fingerprint(&payload))
+            .flatten();
+        let message = NewMessage {
+            subject,
+            payload: payload.into(),
+            crc,
+            fingerprint,
+        };
+        self.sent.push((message.clone(), name));
+        (message, name)
     }
 
     fn commit(&mut self, needs: SyncNeeds) -> Checked {
@@ -311,7 +365,14 @@ impl World {
             }
         } else {
             let end = self.end_of(subject.as_str());
-            let next = MessageSequence(self.rng.random_range(0..=end));
+            let name = (subject.as_str().to_owned(), group.as_str().to_owned());
+            let reached = self.groups_now().0.get(&name).map_or(0, |group| group.next);
+            let from = if self.controls == Controls::Forward {
+                reached.min(end)
+            } else {
+                0
+            };
+            let next = MessageSequence(self.rng.random_range(from..=end));
             Control::Reset {
                 subject,
                 group,

@@ -31,6 +31,7 @@ fn message(id_bytes: usize, tags: &[&str]) -> NewMessage {
         subject: Subject::new("order.paid").unwrap(),
         payload: Bytes::from(payload),
         crc,
+        fingerprint: None,
     }
 }
 

@@ -10,5 +10,6 @@ mod located;
 mod model;
 mod power_cut;
 mod real_files;
+mod repeats;
 mod sabotage;
 mod world;

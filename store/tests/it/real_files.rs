@@ -41,6 +41,7 @@ fn message(number: usize) -> NewMessage {
         subject,
         payload,
         crc,
+        fingerprint: None,
     }
 }
 
@@ -180,7 +181,13 @@ fn readers_see_only_what_is_committed() {
         .append_messages(&[message(0)], &mut uncommitted)
         .unwrap();
     let reader = &store.reader;
-    assert_eq!(reader.bounds(uncommitted[0].subject).end.0, 600);
+    assert_eq!(
+        reader
+            .bounds(uncommitted[0].appended().unwrap().subject)
+            .end
+            .0,
+        600
+    );
     let positions = reader.positions(LogKind::Message);
     assert!(positions.visible < positions.written);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use qmq_store::{FlushMode, Sabotage};
 
+use crate::faults::fill_disk;
 use crate::model::live;
 use crate::power_cut::{first_seed, survive};
 use crate::world::{Trouble, World};
@@ -47,6 +48,20 @@ fn a_skipped_sync_is_noticed() {
 fn a_control_that_is_not_synced_is_noticed() {
     is_noticed(Sabotage::SkipControlSync, FlushMode::Sync, |world| {
         survive(world, 12).map(|_| ())
+    });
+}
+
+#[test]
+fn a_repeat_that_a_restart_forgot_is_noticed() {
+    is_noticed(Sabotage::ForgetDuplicates, FlushMode::Sync, |world| {
+        live(world, 4, 40)
+    });
+}
+
+#[test]
+fn a_rolled_back_message_that_counts_as_stored_is_noticed() {
+    is_noticed(Sabotage::KeepRolledBack, FlushMode::Sync, |world| {
+        fill_disk(world)
     });
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qmq_model::{Clock, ManualClock, UnixMillis};
 use qmq_store::{
-    Background, FaultyFs, FlushMode, LogKind, Opened, PULL_SEQUENCE_JUMP, RealtimeStore,
-    RecoveryReport, Sabotage, StoreConfig, StoreReader, StoreWriter,
+    Background, FaultyFs, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
+    RealtimeStore, RecoveryReport, Sabotage, StoreConfig, StoreReader, StoreWriter,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -61,6 +61,17 @@ pub(crate) enum End {
     PowerCut,
 }
 
+/// Which controls a load makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Controls {
+    All,
+    /// No group goes back: else a message is handed out twice, and what one of its pull sequences
+    /// is owed the other may have confirmed.
+    Forward,
+    /// None: they stand only in checkpoints once they are old.
+    Never,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(crate) subject: &'static str,
@@ -68,6 +79,8 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
     /// End of its record in the log.
     pub(crate) end: u64,
+    /// When it was appended.
+    pub(crate) time: UnixMillis,
 }
 
 impl Message {
@@ -100,6 +113,8 @@ pub(crate) struct World {
     pub(crate) kept: Vec<Message>,
     pub(crate) groups: Groups,
     pub(crate) fresh: Fresh,
+    /// Everything that was ever sent, appended or not.
+    pub(crate) sent: Vec<(NewMessage, &'static str)>,
     /// Behind the highest pull sequence each consumer was told of.
     pub(crate) handed: BTreeMap<(String, String, String), i64>,
     pub(crate) counter: u64,
@@ -115,12 +130,16 @@ pub(crate) struct World {
     pub(crate) refused: usize,
     /// Whether nothing is ever half done when a checkpoint is due, as in a broker.
     pub(crate) commits_before_ticks: bool,
+    pub(crate) controls: Controls,
     pub(crate) report: RecoveryReport,
 }
 
 pub(crate) fn root() -> PathBuf {
     PathBuf::from("/data/store")
 }
+
+/// So short that the passing of time in a load leaves it.
+pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(100);
 
 /// A configuration with everything tiny, so that a short load crosses all borders.
 pub(crate) fn config(rng: &mut SmallRng, flush: FlushMode) -> StoreConfig {
@@ -133,6 +152,8 @@ pub(crate) fn config(rng: &mut SmallRng, flush: FlushMode) -> StoreConfig {
         commit_slots: 64,
         checkpoint_retain: 3,
         recent_bytes_max: 4096,
+        duplicate_window: DUPLICATE_WINDOW,
+        duplicate_bytes_max: 1 << 20,
         background: Background::Inline,
         sabotage: Sabotage::None,
     }
@@ -151,6 +172,7 @@ impl World {
             kept: Vec::new(),
             groups: Groups::default(),
             fresh: Fresh::default(),
+            sent: Vec::new(),
             handed: BTreeMap::new(),
             counter: 0,
             durable: [0; 2],
@@ -160,6 +182,7 @@ impl World {
             is_full: false,
             refused: 0,
             commits_before_ticks: false,
+            controls: Controls::All,
             report: RecoveryReport::default(),
         }
     }
