@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand};
 
 use crate::command::add_broker::AddBroker;
+use crate::command::bench::Bench;
 use crate::command::list_brokers::ListBrokers;
 use crate::command::publish::Publish;
 use crate::command::subscribe::Subscribe;
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     /// Consumes messages: prints each as one line of JSON and acknowledges it.
     #[command(name = "sub", version)]
     Subscribe(Subscribe),
+    /// Measures a broker with load of its own, and checks what comes back.
+    #[command(name = "bench", version)]
+    Bench(Box<Bench>),
 }
 
 /// `host[:port]` of a metaserver's HTTP side.

@@ -1,6 +1,7 @@
 //! One module per command.
 
 pub(crate) mod add_broker;
+pub(crate) mod bench;
 pub(crate) mod list_brokers;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
@@ -18,6 +19,7 @@ pub(crate) async fn run(command: Command) -> Result<Outcome> {
     match command {
         Command::AddBroker(command) => command.run().await,
         Command::ListBrokers(command) => command.run().await,
+        Command::Bench(command) => command.run().await,
         Command::Publish(command) => command.run().await,
         Command::Subscribe(command) => command.run().await,
     }

@@ -1,6 +1,7 @@
 //! Runs one command; its outcome is the exit code.
 
 mod admin;
+mod bench;
 mod cli;
 mod command;
 mod output;

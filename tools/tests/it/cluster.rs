@@ -43,6 +43,8 @@ pub(crate) struct SeenPull {
 pub(crate) struct FakeCluster {
     /// `host:port` of the metaserver's HTTP side.
     pub(crate) metaserver: String,
+    /// `host:port` of the broker.
+    pub(crate) broker: String,
     pub(crate) held: Arc<watch::Sender<Held>>,
     stop: CancellationToken,
     _runtime: tokio::runtime::Runtime,
@@ -70,9 +72,10 @@ impl FakeCluster {
         });
         let stopped = stop.clone();
         runtime.spawn(async move { server.serve(service, stopped, Duration::ZERO).await });
-        let metaserver = FakeHttp::start("200 OK", address).authority;
+        let metaserver = FakeHttp::start("200 OK", address.clone()).authority;
         Self {
             metaserver,
+            broker: address,
             held,
             stop,
             _runtime: runtime,

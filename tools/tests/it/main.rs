@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 mod admin;
+mod bench;
 mod cluster;
 mod http;
 mod messages;
