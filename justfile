@@ -31,3 +31,11 @@ e2e *filter:
 # Licences, sources and advisories; needs cargo-deny.
 deny:
     cargo deny check
+
+# Measures everything and makes docs/performance.md; --quick for a smoke run.
+bench *options:
+    bin/bench.sh {{options}}
+
+# The hot pieces one by one.
+bench-pieces *filter:
+    cargo bench --locked -p qmq-benches --bench hot_path -- {{filter}}

@@ -61,6 +61,8 @@ fn find() -> Result<PathBuf> {
             "qmq-broker",
             "-p",
             "qmq-tools",
+            "-p",
+            "qmq-benches",
         ]);
     if folder.ends_with("release") {
         cargo.arg("--release");

@@ -176,6 +176,36 @@ fn quick_start_works_twice_at_once() {
     }
 }
 
+/// A part of the table, briefly: servers are started and stopped, results become a document.
+#[test]
+fn a_smoke_run_of_the_bench_makes_its_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = folder.path().join("results.jsonl");
+    let output = Command::new(script("bench.sh"))
+        .args(["--quick", "--only", "sync-4x512", "--only", "fsync"])
+        .args(["--only", "e2e-async-1k", "--results"])
+        .arg(&results)
+        .current_dir("/")
+        .env("QMQ_BIN_DIR", programs::folder().unwrap())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}");
+    let lines = std::fs::read_to_string(&results).unwrap();
+    for contender in ["qmq", "ceiling", "disk"] {
+        let named = format!("\"contender\":\"{contender}\"");
+        assert!(lines.contains(&named), "{contender} is missing: {lines}");
+    }
+    let document = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("tables: "));
+    let document = PathBuf::from(document.unwrap());
+    let tables = std::fs::read_to_string(&document).unwrap();
+    assert!(tables.contains("| `sync`, 4 connections with 512 in flight | ceiling |"));
+    std::fs::remove_dir_all(document.parent().unwrap()).unwrap();
+}
+
 #[test]
 fn start_that_fails_shows_why() {
     let home = Home::new();

@@ -1,0 +1,348 @@
+#!/usr/bin/env bash
+# Measures the broker beside the least a server can do, interleaved, and makes docs/performance.md
+# from what was measured. Nothing else should run on the machine.
+#
+# usage: bench.sh [--quick] [--rounds N] [--seconds S] [--peer HOST:PORT[=NAME]]... [--only CASE]...
+#                 [--results FILE]
+#
+# --quick     a smoke run: one round of a second each, results in a folder of their own
+# --rounds    how often everything is measured; default 5
+# --seconds   how long each run is measured; default 10
+# --peer      takes a running server in as another contender, in every case that it can serve
+# --only      only cases whose names begin like this
+# --results   lines of results; default docs/performance/results.jsonl
+here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+. "$here/base.sh"
+# Each server here has a home and a configuration of its own.
+unset QMQ_CONF
+
+TOKEN=bench
+HOST=bench-host
+# Ports are looked for here: below those of outgoing connections.
+PORT_FIRST=20000
+PORT_LAST=32000
+# How long the ceiling may take to fill its log with zeros.
+CEILING_SECONDS=120
+WINDOWS=(1 8 64 256 512)
+
+rounds=5
+seconds=10
+warm_up=2
+backlog=5000000
+log_bytes=4294967296
+quick=false
+results=
+peers=()
+only=()
+
+usage() {
+    sed -n '/^# usage/,/^# --results/s/^# //p' -- "${BASH_SOURCE[0]}"
+}
+
+while [[ $# -gt 0 ]]; do
+    case $1 in
+    --quick) quick=true ;;
+    --rounds | --seconds | --peer | --only | --results)
+        [[ $# -ge 2 ]] || fail "$1 needs a value"
+        case $1 in
+        --rounds) rounds=$2 ;;
+        --seconds) seconds=$2 ;;
+        --peer) peers+=("$2") ;;
+        --only) only+=("$2") ;;
+        --results) results=$(absolute "$2") ;;
+        esac
+        shift
+        ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+[[ $rounds =~ ^[1-9][0-9]*$ ]] || fail "--rounds $rounds is no number"
+[[ $seconds =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--seconds $seconds is no number"
+
+find_program qmq-broker
+if [[ ! -x $QMQ_BIN_DIR/qmq-ceiling ]]; then
+    echo "building what is measured and what measures" >&2
+    QMQ_PACKAGES+=(qmq-benches)
+    build_programs >&2
+fi
+for program in qmq-metaserver qmq-tools qmq-ceiling qmq-bench-report qmq-allocations; do
+    find_program "$program"
+done
+
+# On a disk, not in memory: below the source, as everything that is run from it.
+mkdir -p -- "$QMQ_SOURCE/data"
+work=$(mktemp -d -- "$QMQ_SOURCE/data/bench.XXXXXX")
+document=$QMQ_SOURCE/docs/performance.md
+if $quick; then
+    rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728
+    results=${results:-$work/results.jsonl}
+    cp -- "$document" "$work/performance.md"
+    document=$work/performance.md
+else
+    results=${results:-$QMQ_SOURCE/docs/performance/results.jsonl}
+fi
+mkdir -p -- "$(dirname -- "$results")"
+failed=0
+
+# ---- servers ----
+
+reserve_port() {
+    local tries
+    for ((tries = 0; tries < 200; tries++)); do
+        port=$((PORT_FIRST + RANDOM % (PORT_LAST - PORT_FIRST)))
+        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || return 0
+    done
+    fail "no free port found"
+}
+
+# Runs one of the scripts for the home folder of a server.
+script() {
+    local home=$1 name=$2
+    shift 2
+    QMQ_HOME=$home QMQ_BIN_DIR=$QMQ_BIN_DIR "$here/$name" "$@"
+}
+
+start_metaserver() {
+    local home=$work/metaserver
+    mkdir -p -- "$home/conf"
+    printf 'meta.server.discover.port=0\nmeta.server.port=0\nqmq.ip=127.0.0.1\n' >"$home/conf/metaserver.properties"
+    echo "jdbc.url=sqlite:$home/metaserver.db" >"$home/conf/datasource.properties"
+    echo "$TOKEN=bench" >"$home/conf/valid-api-tokens.properties"
+    script "$home" metaserver.sh start >/dev/null
+    metaserver=127.0.0.1:$(QMQ_HOME=$home port_of metaserver http)
+}
+
+# Makes the home folder of a broker with one kind of durability, and registers it.
+prepare_broker() {
+    local durability=$1 home=$work/broker-$1
+    reserve_port
+    mkdir -p -- "$home/conf"
+    cat >"$home/conf/broker.properties" <<END
+meta.server.endpoint=http://$metaserver/meta/address
+store.root=$home/store
+broker.port=$port
+sync.port=0
+admin.port=0
+qmq.host=$HOST-$durability
+qmq.ip=127.0.0.1
+flush.disk.type=$durability
+END
+    echo "$port" >"$home/port"
+    "$QMQ_BIN_DIR/qmq-tools" AddBroker --metaserver="$metaserver" --token="$TOKEN" \
+        --brokerGroup="bench-$durability" --role=0 --hostname="$HOST-$durability" --ip=127.0.0.1 \
+        --servePort="$port" --syncPort="$((port + 1))" >/dev/null
+}
+
+ceiling_pid=
+start_ceiling() {
+    local durability=$1 home=$work/ceiling end flags=()
+    mkdir -p -- "$home"
+    [[ $durability == sync ]] || flags=(--async)
+    "$QMQ_BIN_DIR/qmq-ceiling" serve "${flags[@]}" --file "$home/log" --file-bytes "$log_bytes" \
+        --ports-file "$home/ports" >"$home/out" 2>&1 &
+    ceiling_pid=$!
+    end=$((SECONDS + CEILING_SECONDS))
+    until [[ -s $home/ports ]]; do
+        kill -0 "$ceiling_pid" 2>/dev/null || fail "the ceiling did not start: $(cat -- "$home/out")"
+        ((SECONDS < end)) || fail "the ceiling is not ready after $CEILING_SECONDS s"
+        sleep "$LOOK_AGAIN"
+    done
+    address=127.0.0.1:$(sed -n 's/^tcp=//p' -- "$home/ports")
+}
+
+stop_ceiling() {
+    [[ -n $ceiling_pid ]] || return 0
+    kill -TERM "$ceiling_pid" 2>/dev/null || true
+    wait "$ceiling_pid" 2>/dev/null || true
+    ceiling_pid=
+    rm -rf --one-file-system -- "$work/ceiling"
+}
+
+start_broker() {
+    local home=$work/broker-$1
+    script "$home" broker.sh start >/dev/null
+    address=127.0.0.1:$(cat -- "$home/port")
+}
+
+stop_broker() {
+    local home=$work/broker-$1
+    script "$home" broker.sh stop >/dev/null
+    rm -rf --one-file-system -- "$home/store"
+}
+
+clean_up() {
+    local code=$?
+    trap - EXIT INT TERM
+    set +e
+    stop_ceiling
+    local home
+    for home in "$work"/broker-*; do
+        [[ ! -d $home ]] || script "$home" broker.sh stop >/dev/null
+        rm -rf --one-file-system -- "$home/store"
+    done
+    [[ ! -d $work/metaserver ]] || script "$work/metaserver" metaserver.sh stop >/dev/null
+    if [[ $code -ne 0 ]]; then
+        echo "logs are in $work" >&2
+    elif ! $quick; then
+        rm -rf --one-file-system -- "$work"
+    fi
+    exit "$code"
+}
+
+# ---- results ----
+
+# A fact of the machine as text that is safe within JSON.
+fact() {
+    tr -d '"\\\n\r' <<<"$1"
+}
+
+machine() {
+    local commit cpu memory file_system
+    commit=$(git -C "$QMQ_SOURCE" describe --always --dirty 2>/dev/null || echo unknown)
+    cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
+    memory=$(sed -n 's/^MemTotal:[[:space:]]*//p' /proc/meminfo)
+    file_system=$(df --output=fstype,source -- "$work" | tail -n 1)
+    printf '{"machine":{"commit":"%s","kernel":"%s","cpu":"%s","cores":"%s","memory":"%s","file system":"%s","date":"%s","rounds":"%s","seconds per run":"%s"}}\n' \
+        "$(fact "$commit")" "$(fact "$(uname -sr)")" "$(fact "$cpu")" "$(nproc)" "$(fact "$memory")" \
+        "$(fact "$file_system")" "$(date -u +%Y-%m-%d)" "$rounds" "$seconds"
+}
+
+# Adds the report of one run, which may be missing.
+add_result() {
+    local name=$1 contender=$2 report=$3
+    if [[ $report != \{* ]]; then
+        echo "$name: $contender gave no result" >&2
+        failed=1
+        report=null
+    fi
+    printf '{"case":"%s","contender":"%s","round":%d,"report":%s}\n' "$name" "$contender" "$round" "$report" >>"$results"
+}
+
+# Runs the bench against $address; $contender and $name say what it is.
+measure() {
+    local report code=0
+    report=$("$QMQ_BIN_DIR/qmq-tools" bench "$@" "--connect=$address" --json) || code=$?
+    [[ $code -eq 0 ]] || {
+        echo "$name: $contender: exit code $code" >&2
+        failed=1
+    }
+    add_result "$name" "$contender" "$report"
+}
+
+wanted() {
+    local begin
+    [[ ${#only[@]} -gt 0 ]] || return 0
+    for begin in "${only[@]}"; do
+        if [[ $1 == "$begin"* ]]; then return 0; fi
+    done
+    return 1
+}
+
+# One case: all contenders in turn, each with a fresh folder. A ceiling only takes messages.
+run_case() {
+    local name=$1 durability=$2 what=$3 contender address peer
+    shift 3
+    wanted "$name" || return 0
+    echo "round $round: $name"
+    contender=qmq
+    start_broker "$durability"
+    measure "$what" "$@"
+    stop_broker "$durability"
+    if [[ $what == produce ]]; then
+        contender=ceiling
+        start_ceiling "$durability"
+        measure "$what" "$@" --no-check
+        stop_ceiling
+    fi
+    for peer in "${peers[@]}"; do
+        contender=${peer#*=} address=${peer%%=*}
+        [[ $peer == *=* ]] || contender=peer
+        measure "$what" "$@"
+    done
+}
+
+# ---- the table ----
+
+produce() {
+    local name=$1 durability=$2 connections=$3 in_flight=$4 batch=$5
+    shift 5
+    run_case "$name" "$durability" produce "--duration=$seconds" "--warm-up=$warm_up" \
+        "--connections=$connections" "--in-flight=$in_flight" "--batch=$batch" "$@"
+}
+
+end_to_end() {
+    run_case "$1" "$2" e2e "--duration=$seconds" "--warm-up=$warm_up" --connections=1 \
+        --in-flight=1024 "--rate=$3"
+}
+
+half_rate() {
+    local rate
+    wanted sync-half || return 0
+    rate=$("$QMQ_BIN_DIR/qmq-bench-report" rate "$results" sync-4x512 qmq 2>/dev/null) || {
+        echo "sync-half needs a valid run of sync-4x512" >&2
+        failed=1
+        return 0
+    }
+    produce sync-half sync 4 512 1 "--rate=$((rate / 2))"
+}
+
+bare_disk() {
+    local report
+    wanted fsync || return 0
+    echo "round $round: fsync"
+    report=$("$QMQ_BIN_DIR/qmq-ceiling" fsync --file "$work/fsync" "--seconds=$seconds") || true
+    rm -f -- "$work/fsync"
+    add_result fsync disk "$report"
+}
+
+allocations() {
+    local report
+    wanted allocations || return 0
+    echo "round $round: allocations"
+    report=$("$QMQ_BIN_DIR/qmq-allocations" --folder "$work") || true
+    add_result allocations qmq "$report"
+}
+
+one_round() {
+    local window durability
+    produce sync-4x512 sync 4 512 1
+    produce sync-batch100 sync 4 32 100
+    produce async-4x512 async 4 512 1
+    produce async-batch30 async 4 64 30
+    produce async-64x1 async 64 1 1
+    produce async-1x1 async 1 1 1
+    half_rate
+    run_case drain-1 async consume "--messages=$backlog"
+    run_case drain-10 async consume "--messages=$backlog" --subjects=10
+    end_to_end e2e-async-1k async 1000
+    end_to_end e2e-async-10k async 10000
+    end_to_end e2e-sync-1k sync 1000
+    bare_disk
+    run_case isolation sync isolation "--duration=$seconds" "--warm-up=$warm_up" --ratio-max=1000
+    for window in "${WINDOWS[@]}"; do
+        for durability in sync async; do
+            produce "window-$durability-$window" "$durability" 4 "$window" 1
+        done
+    done
+    allocations
+}
+
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+start_metaserver
+prepare_broker sync
+prepare_broker async
+machine >"$results"
+for ((round = 1; round <= rounds; round++)); do one_round; done
+"$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document"
+echo "results: $results"
+echo "tables: $document"
+[[ $failed -eq 0 ]] || fail "some runs are not valid: see above"
