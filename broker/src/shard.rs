@@ -400,11 +400,14 @@ fn consumer_key(key: &SubscriptionKey, consumer: &ConsumerId) -> ConsumerKey {
 fn to_action(
     key: &SubscriptionKey,
     consumer: &ConsumerId,
-    broadcast: bool,
     action: PullAction,
     time: UnixMillis,
 ) -> Action {
-    let PullAction { pulls, messages } = action;
+    let PullAction {
+        pulls,
+        messages,
+        broadcast,
+    } = action;
     Action::Pull {
         key: consumer_key(key, consumer),
         time,

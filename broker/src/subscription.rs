@@ -102,6 +102,8 @@ pub struct PullAction {
     pub pulls: Range<i64>,
     /// Message sequences they stand for; empty at the group's position otherwise.
     pub messages: Range<i64>,
+    /// As the group is, whatever the pull says.
+    pub broadcast: bool,
 }
 
 impl Subscription {
@@ -233,6 +235,7 @@ impl Subscription {
         Some(PullAction {
             pulls,
             messages: self.next..self.next,
+            broadcast: self.broadcast,
         })
     }
 
@@ -306,6 +309,7 @@ impl Subscription {
             actions.push(PullAction {
                 pulls,
                 messages: run.clone(),
+                broadcast: self.broadcast,
             });
         }
         if until > self.next {
@@ -317,6 +321,7 @@ impl Subscription {
             actions.push(PullAction {
                 pulls,
                 messages: until..until,
+                broadcast: self.broadcast,
             });
         }
         (PullSequence(first), actions)

@@ -63,7 +63,7 @@ impl Shard {
 
     /// Writes down a first contact; the consumer is served when that is durable.
     async fn record(&self, pull: &Pull, action: PullAction, now: UnixMillis) {
-        let action = to_action(&pull.key, &pull.consumer, pull.broadcast, action, now);
+        let action = to_action(&pull.key, &pull.consumer, action, now);
         let (tell, told) = oneshot::channel();
         let batch = ActionBatch {
             actions: vec![action],

@@ -270,7 +270,7 @@ fn actions_of(
     let pulled = portion
         .actions
         .drain(..)
-        .map(|action| to_action(key, &pull.consumer, pull.broadcast, action, now));
+        .map(|action| to_action(key, &pull.consumer, action, now));
     dropped.chain(pulled).collect()
 }
 

@@ -76,7 +76,8 @@ fn first_contact_is_recorded_before_it_is_answered() {
         action,
         PullAction {
             pulls: 0..0,
-            messages: 7..7
+            messages: 7..7,
+            broadcast: false,
         }
     );
     assert_eq!(group.meet(pull(&c1, -1, 10), NOW), None);
@@ -187,15 +188,18 @@ fn missing_messages_leave_no_gap_in_pull_sequences() {
         [
             PullAction {
                 pulls: 0..2,
-                messages: 0..2
+                messages: 0..2,
+                broadcast: false,
             },
             PullAction {
                 pulls: 2..4,
-                messages: 4..6
+                messages: 4..6,
+                broadcast: false,
             },
             PullAction {
                 pulls: 4..4,
-                messages: 8..8
+                messages: 8..8,
+                broadcast: false,
             },
         ]
     );
@@ -241,7 +245,8 @@ fn broadcast_pull_sequences_are_message_sequences() {
         action,
         PullAction {
             pulls: 40..40,
-            messages: 40..40
+            messages: 40..40,
+            broadcast: true,
         }
     );
     let (first, actions) = group.hand_out(&c1, &one(42..44), 44);
@@ -250,7 +255,8 @@ fn broadcast_pull_sequences_are_message_sequences() {
         actions,
         [PullAction {
             pulls: 42..44,
-            messages: 42..44
+            messages: 42..44,
+            broadcast: true,
         }]
     );
     // A restart before the first ack brings what was pulled, not history from 0.
@@ -271,8 +277,11 @@ fn who_comes_first_decides_that_it_is_a_broadcast() {
     let action = group.meet(for_all(&c1, -1), NOW).unwrap();
     assert_eq!(action.pulls, 10..10);
     assert!(group.is_broadcast());
-    group.meet(pull(&c2, -1, 9), NOW);
-    assert!(group.is_broadcast());
+    // One that is mistaken does not change what the others rely on, nor what is written down.
+    let action = group.meet(pull(&c2, -1, 9), NOW).unwrap();
+    assert!(group.is_broadcast() && action.broadcast);
+    let (_, actions) = group.hand_out(&c2, &one(10..12), 13);
+    assert!(actions.iter().all(|action| action.broadcast));
 }
 
 #[test]

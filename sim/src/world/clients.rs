@@ -97,14 +97,17 @@ impl World {
             now: self.now(),
         };
         let client = self.clients.entry(who).or_default();
+        let is_mistaken = self.rng.random_range(0..100) == 0;
+        let Some(live) = &mut self.live else {
+            return Ok(Got::default());
+        };
         let request = live::Pull {
             asked,
             pull_last: client.pull_last(),
             count: self.rng.random_range(1..20),
+            // The first consumer of a group decides, so that one is right.
+            is_mistaken: is_mistaken && live.knows(who),
             limits: LIMITS,
-        };
-        let Some(live) = &mut self.live else {
-            return Ok(Got::default());
         };
         self.promises.asked(&asked);
         let Ok(reply) = live.pull(&request) else {

@@ -209,11 +209,15 @@ impl Live {
     }
 
     fn queue_pull(&mut self, pull: &Pull, action: PullAction) {
-        let PullAction { pulls, messages } = action;
+        let PullAction {
+            pulls,
+            messages,
+            broadcast,
+        } = action;
         self.queued.push(Action::Pull {
             key: self.key(pull.asked.who),
             time: pull.asked.now,
-            broadcast: pull.asked.broadcast,
+            broadcast,
             pulls,
             messages,
         });

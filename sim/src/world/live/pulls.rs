@@ -22,6 +22,8 @@ pub(in crate::world) struct Pull {
     pub(in crate::world) asked: Asked,
     pub(in crate::world) pull_last: i64,
     pub(in crate::world) count: usize,
+    /// It claims that its group is a broadcast when it is none, or the reverse.
+    pub(in crate::world) is_mistaken: bool,
     pub(in crate::world) limits: Limits,
 }
 
@@ -196,6 +198,6 @@ fn state<'a>(consumer: &'a qmq_model::ConsumerId, pull: &Pull) -> PullState<'a> 
         consumer,
         pull_last: pull.pull_last,
         count: pull.count,
-        broadcast: pull.asked.broadcast,
+        broadcast: pull.asked.broadcast != pull.is_mistaken,
     }
 }
