@@ -27,6 +27,9 @@ impl Shard {
         };
         if let Some(action) = entry.rules.meet(pull.state(), now) {
             entry.recording.insert(pull.consumer.clone());
+            // A group without consumers is not looked at for long.
+            let dead = now.plus(self.around.patience.dead_after);
+            self.look_by(&pull.key, dead);
             self.record(&pull, action, now).await;
         }
         let key = pull.key.clone();
@@ -97,10 +100,8 @@ impl Shard {
         let Some(pulls) = entry.rules.ack(&ack.consumer, &pulls, now) else {
             return responder.send_empty(ResultCode::Success);
         };
-        let gap_due = entry.rules.gap_due(&ack.consumer, &patience);
-        if let Some(due) = gap_due.filter(|due| *due < entry.look_at) {
-            entry.look_at = due;
-            self.timers.look(due, ack.key.clone());
+        if let Some(due) = entry.rules.gap_due(&ack.consumer, &patience) {
+            self.look_by(&ack.key, due);
         }
         let key = consumer_key(&ack.key, &ack.consumer);
         let actions = vec![Action::Ack {
@@ -116,6 +117,15 @@ impl Shard {
         let _ = self.around.inbox.put_actions(batch).await;
         if was_full {
             self.serve_parked(&ack.key).await;
+        }
+    }
+
+    /// Sees to it that a subscription is looked at no later than `due`.
+    fn look_by(&mut self, key: &SubscriptionKey, due: UnixMillis) {
+        let entry = self.subscriptions.get_mut(key);
+        if let Some(entry) = entry.filter(|entry| due < entry.look_at) {
+            entry.look_at = due;
+            self.timers.look(due, key.clone());
         }
     }
 

@@ -93,13 +93,14 @@ impl Subscription {
         is_empty && now.since(self.last_seen) >= patience.group_after
     }
 
-    /// When to look at this subscription again.
+    /// When to look at this subscription again. While it has consumers that is soon enough for any
+    /// of them to be handed messages right after this look, and to die.
     #[must_use]
     pub fn look_again(&self, now: UnixMillis, patience: &Patience) -> UnixMillis {
         let soonest = now.plus(LOOK_AGAIN);
         let of_consumer = |consumer: &Consumer| {
             if consumer.unacked.count() == 0 {
-                return consumer.last_seen.plus(patience.forever_after);
+                return now.plus(patience.dead_after.min(patience.forever_after));
             }
             let dead = consumer.last_seen.plus(patience.dead_after);
             let gap = consumer

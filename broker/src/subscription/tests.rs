@@ -356,8 +356,12 @@ fn the_next_look_comes_when_something_can_be_due() {
     assert_eq!(group.look_again(NOW, &PATIENCE), later(30));
     // Something is overdue already: soon, but not at once.
     assert_eq!(group.look_again(later(500), &PATIENCE), later(501));
+    // Who holds nothing now can be handed something and die before anybody looks again.
     group.pass_over(&c1, &(0..6));
-    assert_eq!(group.look_again(NOW, &PATIENCE), later(48 * 3600));
+    assert_eq!(group.look_again(later(60), &PATIENCE), later(240));
+    let two_days = later(48 * 3600);
+    assert_eq!(group.forget(two_days, &PATIENCE), [c1]);
+    assert_eq!(group.look_again(two_days, &PATIENCE), later(720 * 3600));
 }
 
 #[test]

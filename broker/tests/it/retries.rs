@@ -89,6 +89,24 @@ async fn messages_of_a_dead_consumer_go_to_others_and_are_counted() {
     assert_eq!(broker.pull(dead).await, Reply::nothing());
 }
 
+/// A consumer that held nothing at the last look is handed messages and dies.
+#[tokio::test]
+async fn a_consumer_that_was_idle_before_is_found_dead_as_soon_as_others() {
+    let (broker, clock) = by_hand().await;
+    let dead = Pull::new("a.b", "g", "dead");
+    broker.pull(dead).await;
+    // Longer than it takes to look and find nothing to do.
+    clock.advance(DEAD);
+    let other = Pull::new("a.b", "other", "c");
+    for consumer in [dead, retry("watch"), other] {
+        broker.pull(consumer).await;
+    }
+    broker.store("a.b", &["1"]).await;
+    assert_eq!(broker.pull(dead).await.ids.len(), 1);
+    clock.advance(DEAD);
+    wait_for_copies(&broker, 1).await;
+}
+
 /// Waits until so many messages were copied; every look needs a request that wakes the owner.
 async fn wait_for_copies(broker: &TestBroker, count: i64) {
     let subject = Subject::new("%RETRY%a.b%g").unwrap();

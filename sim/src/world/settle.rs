@@ -10,8 +10,9 @@ use crate::promises::{Broken, Outcome};
 use crate::stream::Stream;
 
 /// Rounds, each with a look, in which everything must have come. A group of few consumers that hold
-/// dozens of messages each, of which ten are copied at a time, needs less than a third.
-const ROUNDS_MAX: usize = 60;
+/// dozens of messages each, of which ten are copied at a time, needs less than half. All of it
+/// takes less time than a consumer needs to be forgotten: who is dead is found long before.
+const ROUNDS_MAX: usize = 40;
 
 impl World {
     /// Some consumers of every group start again, the others are gone for good. Time goes on until

@@ -10,6 +10,9 @@ use crate::promises::Broken;
 use crate::promises::owed::Move;
 use crate::stream::{ConsumerKey, Queue};
 
+/// A subscription is not looked at more often than that.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 impl World {
     pub(super) fn flush(&mut self) -> Result<(), Broken> {
         let flushed = self.live.as_mut().map(Live::flush);
@@ -43,9 +46,17 @@ impl World {
             return Ok(());
         };
         let looked = live.look(now);
+        let soon = now.plus(LOOK_AGAIN);
+        let ignored = live.not_looked_at(soon);
+        if let Some(who) = ignored.into_iter().find(|who| self.is_silent(*who)) {
+            return Err(Broken(format!("nobody looks at {who:?}, who is dead")));
+        }
         for who in looked.dead {
             self.summary.dead_consumers += 1;
-            self.was_silent(who)?;
+            if !self.is_silent(who) {
+                // What somebody holds who is there must not be taken away.
+                return Err(Broken(format!("{who:?} is no dead consumer")));
+            }
         }
         for who in looked.forgotten {
             self.summary.forgotten += 1;
@@ -58,14 +69,10 @@ impl World {
         Ok(())
     }
 
-    /// What somebody holds who is there must not be taken away.
-    fn was_silent(&self, who: ConsumerKey) -> Result<(), Broken> {
+    fn is_silent(&self, who: ConsumerKey) -> bool {
         let process = self.processes.get(&(who.0.group, who.1));
         let heard = process.map_or(self.opened, |process| process.heard.max(self.opened));
-        if self.now().since(heard) < PATIENCE.dead_after {
-            return Err(Broken(format!("{who:?} is no dead consumer")));
-        }
-        Ok(())
+        self.now().since(heard) >= PATIENCE.dead_after
     }
 
     fn forget_group(&mut self, queue: Queue) -> Result<(), Broken> {

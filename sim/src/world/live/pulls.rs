@@ -90,6 +90,8 @@ impl Live {
         let met = entry.rules.meet(state(id, pull), now);
         let next = entry.rules.next().0;
         let Some(action) = met else { return Ok(None) };
+        let dead = now.plus(self.frame.patience.dead_after);
+        entry.look_at = entry.look_at.min(dead);
         self.queue_pull(pull, action);
         self.commit(SyncNeeds {
             actions: self.frame.sabotage != Sabotage::ForgetFirstContact,

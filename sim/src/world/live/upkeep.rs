@@ -117,6 +117,21 @@ impl Live {
         }
     }
 
+    /// Consumers that hold messages of which nothing is being copied and that nobody looks at before
+    /// `due`.
+    pub(in crate::world) fn not_looked_at(&self, due: UnixMillis) -> Vec<ConsumerKey> {
+        let queues = self.queues.iter();
+        let later = queues.filter(|(_, it)| it.look_at > due && !it.rules.is_broadcast());
+        let holders = later.flat_map(|(queue, entry)| {
+            let consumers = entry.rules.consumers();
+            let holding = consumers.filter(|(_, consumer)| consumer.unacked_count() > 0);
+            let numbers = holding.filter_map(|(id, _)| self.frame.names.number_of(id));
+            let idle = numbers.filter(|number| !entry.giving_back.contains(number));
+            idle.map(|number| (*queue, number))
+        });
+        holders.collect()
+    }
+
     /// How many consumers' messages are being copied.
     pub(in crate::world) fn job_count(&self) -> usize {
         self.jobs.len()
