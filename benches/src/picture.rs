@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use crate::results::Results;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 190.0;
+/// Room for the legend.
+const RIGHT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 60.0;
 /// Told apart also without colours, by their order in the legend.
