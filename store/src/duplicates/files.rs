@@ -56,6 +56,9 @@ pub(crate) struct DuplicateFiles {
     dir: PathBuf,
     store: Uuid,
     files: Vec<Covered>,
+    /// Files in front of all others that are of no use. Their names say from where on the log is
+    /// to be read.
+    useless: Vec<u64>,
     /// Where the next file begins.
     next: u64,
 }
@@ -80,6 +83,7 @@ impl DuplicateFiles {
             dir,
             store,
             files: Vec::new(),
+            useless: Vec::new(),
             next: 0,
         };
         let mut loaded = Loaded::default();
@@ -114,7 +118,11 @@ impl DuplicateFiles {
             .filter(|_| behind <= start);
         let Some((covered, entries)) = decoded else {
             tracing::warn!(path = %path.display(), "file of duplicates is of no use");
-            self.remove(start);
+            if self.files.is_empty() {
+                self.useless.push(start);
+            } else {
+                self.remove(start);
+            }
             return Ok(None);
         };
         self.files.push(covered);
@@ -153,15 +161,24 @@ impl DuplicateFiles {
                 self.remove(start);
                 return;
             }
+            if self.files.is_empty() {
+                // A start that finds a later file only would not know that one is missing.
+                self.sync_names();
+            }
             self.files.push(covered);
             self.next = durable;
         }
         let oldest = duplicates.oldest_end().unwrap_or(u64::MAX);
-        let spent = self.files.iter().take_while(|file| file.end < oldest);
-        // The newest says from where on the log is to be read.
-        let spent = spent.count().min(self.files.len().saturating_sub(1));
-        for file in self.files.drain(..spent).collect::<Vec<_>>() {
-            self.remove(file.start);
+        // Where a file is missing behind one, that one says so until this is forgotten too. The
+        // newest says from where on the log is to be read.
+        let pairs = self.files.windows(2);
+        let spent = pairs.take_while(|pair| pair[1].start < oldest).count();
+        if spent > 0 {
+            let useless = std::mem::take(&mut self.useless);
+            let spent = self.files.drain(..spent).map(|file| file.start);
+            for start in useless.into_iter().chain(spent).collect::<Vec<_>>() {
+                self.remove(start);
+            }
         }
     }
 

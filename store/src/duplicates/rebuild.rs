@@ -61,10 +61,19 @@ impl Rebuilding {
         start: u64,
         verify: impl Fn() -> Verifier<'a>,
     ) -> Result<(), Error> {
+        if self.loaded.gaps.is_empty() {
+            // There is no file: none was written yet, or a power cut took the only one.
+            let first = segments.bases().first().copied().unwrap_or(0);
+            self.loaded.gaps.push(first..u64::MAX);
+        }
         let mut gap_bytes = 0;
         for gap in self.loaded.gaps.clone() {
             let gap = gap.start..gap.end.min(start);
-            if gap.is_empty() || self.is_off {
+            if gap.is_empty() {
+                continue;
+            }
+            if self.is_off {
+                self.files.begin(gap.end);
                 continue;
             }
             gap_bytes += gap.end - gap.start;
@@ -76,10 +85,10 @@ impl Rebuilding {
             } else {
                 let (start, end) = (gap.start, gap.end);
                 tracing::warn!(start, end, "duplicates in a long gap are forgotten");
+                self.files.begin(end);
             }
         }
-        // What is read from here on goes into the next file.
-        self.files.begin(start);
+        // What was read behind the last file goes into the next one.
         Ok(())
     }
 
