@@ -358,6 +358,10 @@ impl World {
             recent_bytes_max: 2048,
             background: Background::Inline,
             sabotage: self.settings.sabotage.of_the_store(),
+            // Runs, merges and blocks that are not in memory all the time.
+            index_run_bytes: 2000,
+            index_cache_bytes: 512 << 10,
+            scrub_bytes_per_second: 100_000,
             ..StoreConfig::default()
         }
     }

@@ -12,6 +12,8 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const COMMIT_SLOTS_MIN: u32 = 64;
 /// Longest ring: it is read whole at start.
 pub(crate) const COMMIT_SLOTS_MAX: u32 = 1 << 20;
+/// Smallest block cache: one look-up needs a block of each run and reads 16 ahead.
+pub(crate) const INDEX_CACHE_BYTES_MIN: usize = 512 << 10;
 /// Longest name of a broker group in bytes.
 pub(crate) const GROUP_NAME_BYTES_MAX: usize = 255;
 
@@ -60,6 +62,17 @@ pub enum Sabotage {
     ForgetDuplicates,
 }
 
+/// How long things are kept. Only whole segments go, and never the last one of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Age of messages, by the time in their record.
+    pub messages: Duration,
+    /// Age of actions. They also stay until every checkpoint that is kept includes them.
+    pub actions: Duration,
+    /// How often something is looked for that may go.
+    pub check_interval: Duration,
+}
+
 /// Options of a [`RealtimeStore`](crate::RealtimeStore).
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -88,6 +101,16 @@ pub struct StoreConfig {
     /// Memory for what is remembered; when it is used up the oldest go first. Unit: bytes.
     /// Default: 256 MiB, enough for about 6 million messages.
     pub duplicate_bytes_max: usize,
+    /// How many bytes the messagelog grows until the index of that stretch leaves memory for a run.
+    /// Default: 128 MiB.
+    pub index_run_bytes: u64,
+    /// Memory for blocks of index runs. Unit: bytes. Default: 64 MiB.
+    pub index_cache_bytes: usize,
+    /// What is dropped when; `None`: nothing ever. Default: none.
+    pub retention: Option<Retention>,
+    /// How fast durable bytes are compared with their checksums in the background. Unit: bytes per
+    /// second; 0: never. Default: 16 MiB.
+    pub scrub_bytes_per_second: u64,
     /// Who zeroes ahead and syncs. Default: [`Background::Threads`].
     pub background: Background,
     /// For tests only.
@@ -108,6 +131,10 @@ impl Default for StoreConfig {
             recent_bytes_max: 64 << 20,
             duplicate_window: Duration::from_secs(600),
             duplicate_bytes_max: 256 << 20,
+            index_run_bytes: 128 << 20,
+            index_cache_bytes: 64 << 20,
+            retention: None,
+            scrub_bytes_per_second: 16 << 20,
             background: Background::Threads,
             sabotage: Sabotage::None,
         }
@@ -146,6 +173,14 @@ impl StoreConfig {
             return Err(Error::Config(format!(
                 "commit_slots must be {COMMIT_SLOTS_MIN} to {COMMIT_SLOTS_MAX}, not {}",
                 self.commit_slots
+            )));
+        }
+        if self.index_run_bytes == 0 {
+            return Err(Error::Config("index_run_bytes must be above 0".into()));
+        }
+        if self.index_cache_bytes < INDEX_CACHE_BYTES_MIN {
+            return Err(Error::Config(format!(
+                "index_cache_bytes must be at least {INDEX_CACHE_BYTES_MIN}"
             )));
         }
         if self.checkpoint_retain == 0 {
@@ -193,6 +228,14 @@ mod tests {
             },
             StoreConfig {
                 commit_slots: 63,
+                ..named()
+            },
+            StoreConfig {
+                index_run_bytes: 0,
+                ..named()
+            },
+            StoreConfig {
+                index_cache_bytes: INDEX_CACHE_BYTES_MIN - 1,
                 ..named()
             },
             StoreConfig {

@@ -82,6 +82,9 @@ pub enum Error {
     /// An earlier write or sync failed; only opening the store again helps.
     #[error("store refuses writes after an earlier failed write or sync")]
     Poisoned,
+    /// The store is being closed; the work is left to the next start.
+    #[error("the store is being closed")]
+    Stopped,
 }
 
 /// Why a batch was not appended. Nothing of it was stored.
@@ -125,6 +128,9 @@ pub enum ReadError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The index cannot be read, or a part of it is damaged and being rebuilt; it may work later.
+    #[error("cannot look up messages: {0}")]
+    Index(Error),
     /// The segment is not there.
     #[error("messagelog segment of offset {offset} is not there")]
     Gone {

@@ -20,6 +20,10 @@ pub(crate) const CONTROLS: &str = "controllog";
 pub(crate) const DUPLICATES: &str = "duplicates";
 /// Folder of the checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoint";
+/// Folder of the index runs.
+pub(crate) const CONSUMER_LOG: &str = "consumerlog";
+/// Name of the file that names the live runs.
+pub(crate) const MANIFEST: &str = "manifest";
 /// Suffix of files that are not complete yet.
 pub(crate) const TMP_SUFFIX: &str = ".tmp";
 
@@ -39,6 +43,10 @@ pub(crate) const SUMS_MAGIC: u32 = 0x514D_5153;
 pub(crate) const CONTROL_MAGIC: u32 = 0x514D_5152;
 /// First bytes of a file of the duplicate window: `QMQD`.
 pub(crate) const DUPLICATES_MAGIC: u32 = 0x514D_5144;
+/// First bytes of a run's footer: `QMQI`.
+pub(crate) const RUN_MAGIC: u32 = 0x514D_5149;
+/// First bytes of the manifest of runs: `QMQM`.
+pub(crate) const MANIFEST_MAGIC: u32 = 0x514D_514D;
 /// Version of all formats of our own, checkpoints excepted.
 pub(crate) const VERSION: u16 = 1;
 /// Version of checkpoints; version 1 lacks the position of the controllog.
@@ -51,6 +59,7 @@ pub(crate) const ATTRIBUTE_END: u8 = 1;
 
 const SUMS_SUFFIX: &str = ".sums";
 const CUT_PREFIX: &str = ".cut.";
+const RUN_PREFIX: &str = "run.";
 const CHECKPOINT_PREFIX: &str = "base.";
 
 /// One of the logs of a realtime store.
@@ -133,6 +142,11 @@ pub(crate) fn checkpoint_name(number: u64) -> String {
 /// The number in a checkpoint's name.
 pub(crate) fn checkpoint_number(name: &str) -> Option<u64> {
     digits20(name.strip_prefix(CHECKPOINT_PREFIX)?)
+}
+
+/// Name of a run.
+pub(crate) fn run_name(number: u64) -> String {
+    format!("{RUN_PREFIX}{number:020}")
 }
 
 fn digits20(text: &str) -> Option<u64> {

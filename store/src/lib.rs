@@ -9,6 +9,7 @@
 //! that see visible bytes only. [`fs`] is the only caller of the operating system's files, and its
 //! twin [`FaultyFs`] loses power on demand.
 
+mod background;
 mod checkpoint;
 mod config;
 mod duplicates;
@@ -19,9 +20,10 @@ pub mod fs;
 mod identity;
 mod log;
 mod realtime;
+mod run;
 mod tag_mask;
 
-pub use config::{Background, FlushMode, Sabotage, StoreConfig};
+pub use config::{Background, FlushMode, Retention, Sabotage, StoreConfig};
 pub use duplicates::{DUPLICATE_ENTRY_BYTES, DUPLICATE_YOUNG, Fingerprint};
 pub use error::{AppendError, Error, ReadError};
 pub use format::LogKind;
@@ -31,11 +33,13 @@ pub use realtime::action_log::{Action, ConsumerKey};
 pub use realtime::append::{Appended, NewMessage, Placed};
 pub use realtime::consumer_log::{Located, Skipped, SubjectId};
 pub use realtime::control_log::Control;
+pub use realtime::expiry::Dropped;
 pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
 pub use realtime::reader::{Positions, StoreReader};
 pub use realtime::report::{
     Cut, DAMAGES_LISTED_MAX, Damage, DamageKind, LogReport, RecoveryReport,
 };
+pub use realtime::scrub::ScrubReport;
 pub use realtime::writer::{StoreWriter, SyncNeeds};
 pub use realtime::{Opened, PULL_SEQUENCE_JUMP, PULL_SEQUENCES_UNSYNCED_MAX, RealtimeStore};
 pub use tag_mask::TagMask;

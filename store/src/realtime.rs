@@ -2,20 +2,26 @@
 
 pub(crate) mod action_log;
 pub(crate) mod append;
+mod chores;
 pub(crate) mod consumer_log;
 pub(crate) mod control_log;
 mod creation;
+pub(crate) mod expiry;
 pub(crate) mod message_log;
 pub(crate) mod progress;
 pub(crate) mod reader;
 mod rebuild;
 pub(crate) mod report;
+mod restore;
+pub(crate) mod scrub;
+mod side;
 mod upkeep;
 pub(crate) mod writer;
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use qmq_model::{Clock, UnixMillis};
 use uuid::Uuid;
@@ -24,24 +30,22 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::StoreConfig;
 use crate::duplicates::files::DuplicateFiles;
 use crate::duplicates::rebuild::Rebuilding;
-use crate::error::{Doing, Error};
+use crate::error::Error;
 use crate::format::{ABORT, COMMIT, LogKind};
 use crate::fs::FileSystem;
-use crate::log::Log;
 use crate::log::commit::{CommitRecord, Ring};
 use crate::log::epochs::Epochs;
-use crate::log::history::History;
-use crate::log::recovery::{self, Tail};
 use crate::log::segment::Segments;
-use crate::log::sums::{LoadedSums, Stretch, Sums};
-use crate::log::verify::{Verifier, for_each_piece};
-use crate::log::zero_ahead::ZeroAhead;
+use crate::realtime::consumer_log::ConsumerLog;
+use crate::realtime::consumer_log::keeper::{self, RunKeeper};
 use crate::realtime::control_log::{ControlEntry, ControlLog};
 use crate::realtime::progress::Progress;
 use crate::realtime::reader::StoreReader;
 use crate::realtime::rebuild::{Actions, Messages};
-use crate::realtime::report::{Cut, Damage, DamageKind, RecoveryReport};
+use crate::realtime::report::RecoveryReport;
+use crate::realtime::side::Side;
 use crate::realtime::writer::{Recovered, StoreWriter};
+use crate::run::builder::Place;
 
 /// Most pull sequences of which the actions may be lost by a power cut: callers hand out no more
 /// before they are durable.
@@ -108,9 +112,14 @@ impl RealtimeStore {
         };
 
         let checkpoint = found.newest.as_ref();
-        let open = |kind| Side::open(&fs, root, &config, kind, store, &records, checkpoint);
+        let index = Indexed::open(&fs, root, &config, store, checkpoint, &mut report)?;
+        let open = |kind: LogKind| {
+            let (segments, from) = index.logs[kind.index()].clone();
+            let oldest = index.keeper.oldest()[kind.index()];
+            Side::open(segments, (from, oldest), store, &records, checkpoint)
+        };
         let [mut messages, mut actions] = [open(LogKind::Message)?, open(LogKind::Action)?];
-        cut([&messages, &actions], &mut ring, term, &mut report)?;
+        side::cut([&messages, &actions], &mut ring, term, &mut report)?;
 
         let included = checkpoint.map_or(0, |found| found.control);
         let (controls, found_controls) = ControlLog::open(fs.clone(), root, store, included)?;
@@ -119,16 +128,14 @@ impl RealtimeStore {
         let replay = Replay {
             checkpoint,
             controls: &found_controls.entries,
-            // The whole log is read.
-            messages: 0..messages.tail.kept,
+            messages: messages.from..messages.tail.kept,
         };
-        let place = (&fs, root, store);
-        let mut duplicates =
-            duplicates_before(&messages, place, &replay.messages, &config, clock.now())?;
-        let sides = [&mut messages, &mut actions];
-        let rebuilt = rebuild(sides, replay, &mut duplicates, &mut report)?;
+        let (place, now) = ((&fs, root, store), clock.now());
+        let mut duplicates = duplicates_before(&messages, place, &replay.messages, &config, now)?;
+        let logs = [&mut messages, &mut actions];
+        let rebuilt = rebuild(logs, replay, &index, &mut duplicates, &mut report)?;
         let (duplicates, duplicate_files) = duplicates.finish();
-        let durable = [messages.tail.kept, actions.tail.kept];
+        let durable = [&messages, &actions].map(|side| side.tail.kept);
         ring.seal(CommitRecord::idle(term, durable))?;
         let recovered = Recovered {
             fs,
@@ -139,8 +146,9 @@ impl RealtimeStore {
             ring,
             messages: messages.into_log(&config)?,
             actions: actions.into_log(&config)?,
-            subjects: rebuilt.messages.subjects,
-            index: rebuilt.messages.index,
+            index: index.log,
+            keeper: Arc::new(index.keeper),
+            is_stopped: index.is_stopped,
             next: rebuilt.next,
             progress: rebuilt.progress.clone(),
             checkpoint_number: found.number_max,
@@ -160,174 +168,64 @@ impl RealtimeStore {
     }
 }
 
-/// One log while it is being recovered.
-struct Side<'a> {
-    segments: Arc<Segments>,
-    sums: Sums,
-    stretches: Vec<Stretch>,
-    history: History<'a>,
-    tail: Tail,
-    sums_broken: u64,
+/// The index and both logs, before anything is read of them.
+struct Indexed {
+    log: Arc<ConsumerLog>,
+    keeper: RunKeeper,
+    is_stopped: Arc<AtomicBool>,
+    /// Stretches in front of the last run that must be read again.
+    gaps: Vec<Range<u64>>,
+    /// Segments of each log, and from where on they are read.
+    logs: [(Arc<Segments>, u64); 2],
 }
 
-impl<'a> Side<'a> {
-    /// Finds the end of the log and makes everything up to there durable.
+impl Indexed {
+    /// Opens the runs in front of the checkpoint; only there the numbers of subjects are certain.
     fn open(
         fs: &Arc<dyn FileSystem>,
         root: &Path,
         config: &StoreConfig,
-        kind: LogKind,
         store: Uuid,
-        records: &'a [CommitRecord],
         checkpoint: Option<&Checkpoint>,
+        report: &mut RecoveryReport,
     ) -> Result<Self, Error> {
-        let dir = root.join(kind.folder());
-        let segment_bytes = match kind {
-            LogKind::Message => config.message_segment_bytes,
-            LogKind::Action => config.action_segment_bytes,
+        let open = |kind: LogKind, segment_bytes| {
+            Segments::open(fs.clone(), kind, root.join(kind.folder()), segment_bytes).map(Arc::new)
         };
-        let segments = Arc::new(Segments::open(fs.clone(), kind, dir, segment_bytes)?);
-        let LoadedSums {
-            sums,
-            stretches,
-            broken,
-        } = Sums::load(segments.clone(), store)?;
-        let history = History::new(kind, records);
-        let by_sums = stretches.iter().map(Stretch::end).max().unwrap_or(0);
-        let by_checkpoint = checkpoint.map_or(0, |found| found.positions[kind.index()]);
-        let stated = history.durable().max(by_sums).max(by_checkpoint);
-        let tail = recovery::find_tail(&segments, &history, stated)?;
-        recovery::rewrite(&segments, tail.durable..tail.kept)?;
-        let oldest = history
-            .batches()
-            .first()
-            .map_or(tail.kept, |batch| batch.start);
-        sums.rewrite_from(segments.base_of(oldest))?;
-        fs.sync_dir(segments.dir())
-            .doing("sync folder", segments.dir())?;
-        let sums_broken = broken.iter().map(|(_, count)| count).sum();
+        let messages = open(LogKind::Message, config.message_segment_bytes)?;
+        let actions = open(LogKind::Action, config.action_segment_bytes)?;
+        let dir = creation::consumer_log(fs.as_ref(), root)?;
+        let fs = fs.clone();
+        let place = Place { fs, dir, store };
+        let [included, replayed] = checkpoint.map_or([0; 2], |found| found.positions);
+        let first = messages.bases().first().copied().unwrap_or(0);
+        let loaded = keeper::load(&place, included, first)?;
+        let oldest = loaded.manifest.oldest;
+        if !report.is_created {
+            report.index_damaged = loaded.damaged;
+        }
+        messages.drop_before(oldest[0])?;
+        actions.drop_before(oldest[1])?;
+        let log = ConsumerLog::new(loaded.runs, oldest[0], config.index_cache_bytes);
+        let (log, is_stopped) = (Arc::new(log), Arc::<AtomicBool>::default());
+        let keeper = RunKeeper::new(
+            place,
+            log.clone(),
+            messages.clone(),
+            config.index_run_bytes,
+            loaded.manifest,
+            is_stopped.clone(),
+        );
+        keeper.begin()?;
+        let from = [log.covered(), replayed.max(oldest[1])];
         Ok(Self {
-            segments,
-            sums,
-            stretches,
-            history,
-            tail,
-            sums_broken,
+            log,
+            keeper,
+            is_stopped,
+            gaps: loaded.gaps,
+            logs: [(messages, from[0]), (actions, from[1])],
         })
     }
-
-    fn verifier<'s>(&self, segments: &'s Segments) -> Verifier<'s>
-    where
-        'a: 's,
-    {
-        let durable = self.tail.durable;
-        let below = self
-            .history
-            .batches()
-            .iter()
-            .copied()
-            .filter(|batch| batch.end() <= durable);
-        Verifier::new(segments, &self.stretches, below)
-    }
-
-    /// Checks what is left, reports every mismatch, and writes checksums where there are none.
-    fn finish(
-        &mut self,
-        verifier: &mut Verifier<'_>,
-        report: &mut RecoveryReport,
-    ) -> Result<(), Error> {
-        let (kind, end) = (self.segments.kind(), self.tail.kept);
-        verifier.check_before(end)?;
-        for range in verifier.damaged() {
-            let (range, message) = (range.clone(), None);
-            report.add(Damage {
-                log: kind,
-                range,
-                kind: DamageKind::Checksum,
-                message,
-            });
-        }
-        for gap in verifier.uncovered(0..end) {
-            for (base, part) in self.segments.split(gap) {
-                // A missing file stays missing: no checksum may say that zeros are right there.
-                if self.segments.file(base).is_some() {
-                    self.cover(part, verifier.damaged())?;
-                }
-            }
-        }
-        self.sums.write()?;
-        let log = report.log_mut(kind);
-        log.durable = self.tail.durable;
-        log.end = end;
-        log.sums_broken = self.sums_broken;
-        Ok(())
-    }
-
-    /// Adds checksums of a range; parts that are known to be damaged stay known as such.
-    fn cover(&mut self, range: Range<u64>, damaged: &[Range<u64>]) -> Result<(), Error> {
-        let mut at = range.start;
-        let inside = damaged
-            .iter()
-            .filter(|bad| bad.start < range.end && range.start < bad.end);
-        for bad in inside.chain([&(range.end..range.end)]) {
-            self.sums.skip_to(at);
-            let bad = bad.start.max(at)..bad.end.min(range.end).max(at);
-            let sums = &mut self.sums;
-            for_each_piece(&self.segments, at..bad.start, |_, piece| sums.add(piece))?;
-            sums.skip_to(bad.start);
-            for (_, part) in self.segments.split(bad.clone()) {
-                sums.add_damaged(part);
-            }
-            at = bad.end;
-        }
-        Ok(())
-    }
-
-    fn into_log(self, config: &StoreConfig) -> Result<Log, Error> {
-        let end = self.tail.kept;
-        let zeros_end = self.segments.end_on_disk()?.max(end);
-        let step = config.zero_ahead_bytes;
-        let zeros = ZeroAhead::new(self.segments.clone(), step, zeros_end, config.background)?;
-        Log::new(self.segments, zeros, self.sums, end, config.sabotage)
-    }
-}
-
-/// Cuts what must go behind the end of each log, and states what is durable now. A crash in
-/// between repeats it: the cut records are durable before anything is zeroed.
-fn cut(
-    sides: [&Side<'_>; 2],
-    ring: &mut Ring,
-    term: u64,
-    report: &mut RecoveryReport,
-) -> Result<(), Error> {
-    let durable = sides.map(|side| side.tail.kept);
-    let mut planned = Vec::new();
-    for side in sides {
-        let kind = side.segments.kind();
-        let Some(cut) = recovery::plan_cut(&side.segments, &side.history, side.tail.kept)? else {
-            continue;
-        };
-        if !cut.is_repeated {
-            recovery::save_aside(&side.segments, &cut, ring.next_serial())?;
-            recovery::record_cut(ring, kind, &cut, term, durable)?;
-        }
-        planned.push((side, cut));
-    }
-    if !planned.is_empty() {
-        ring.sync()?;
-    }
-    for (side, cut) in planned {
-        recovery::zero(&side.segments, cut.range.clone())?;
-        let (range, saved_bytes, is_repeated) = (cut.range, cut.saved_bytes, cut.is_repeated);
-        let cut = Cut {
-            range,
-            saved_bytes,
-            is_repeated,
-        };
-        report.log_mut(side.segments.kind()).cut = Some(cut);
-    }
-    ring.write(CommitRecord::idle(term, durable))?;
-    ring.sync()
 }
 
 /// What the logs are read on top of.
@@ -354,7 +252,6 @@ fn duplicates_before(
 }
 
 struct Rebuilt {
-    messages: Messages,
     next: Vec<qmq_model::MessageSequence>,
     progress: Progress,
 }
@@ -363,6 +260,7 @@ struct Rebuilt {
 fn rebuild(
     [messages, actions]: [&mut Side<'_>; 2],
     replay: Replay<'_>,
+    index: &Indexed,
     duplicates: &mut Rebuilding,
     report: &mut RecoveryReport,
 ) -> Result<Rebuilt, Error> {
@@ -373,9 +271,20 @@ fn rebuild(
     } = replay;
     let segments = messages.segments.clone();
     let mut verifier = messages.verifier(&segments);
-    let mut read = Messages::read(
-        &segments,
-        range,
+    let mut read = Messages::new(&index.log, checkpoint);
+    for gap in &index.gaps {
+        index.keeper.rebuild(gap.clone(), &[])?;
+        report.index_rebuilt.push(gap.clone());
+    }
+    let oldest = index.keeper.oldest();
+    (report.messages.begin, report.actions.begin) = (oldest[0], oldest[1]);
+    for missing in messages.report_missing(report) {
+        index.log.quarantine.add(&missing);
+    }
+    let from = (&index.keeper, segments.as_ref());
+    read.read(
+        from,
+        range.end,
         &mut verifier,
         checkpoint,
         duplicates,
@@ -385,8 +294,8 @@ fn rebuild(
 
     let segments = actions.segments.clone();
     let mut verifier = actions.verifier(&segments);
-    let from = checkpoint.map_or(0, |found| found.positions[LogKind::Action.index()]);
-    let range = from..actions.tail.kept;
+    actions.report_missing(report);
+    let range = actions.from..actions.tail.kept;
     let mut replayed = Actions::replay(
         &segments,
         range,
@@ -409,7 +318,6 @@ fn rebuild(
     replayed.adopt_orphans();
     let next = read.next_sequences(checkpoint, &replayed.progress, report);
     Ok(Rebuilt {
-        messages: read,
         next,
         progress: replayed.progress,
     })

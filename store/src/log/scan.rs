@@ -92,10 +92,27 @@ pub(crate) fn scan<F: Format>(
     format: &F,
     range: Range<u64>,
     verifier: &mut Verifier<'_>,
-    mut visit: impl FnMut(Found<F::Item>),
+    visit: impl FnMut(Found<F::Item>),
 ) -> Result<(), Error> {
+    let enough = range.end;
+    scan_to(segments, format, range, enough, verifier, visit).map(|_| ())
+}
+
+/// The same, but ends with the record that reaches `enough`. Returns where it ended.
+pub(crate) fn scan_to<F: Format>(
+    segments: &Segments,
+    format: &F,
+    range: Range<u64>,
+    enough: u64,
+    verifier: &mut Verifier<'_>,
+    mut visit: impl FnMut(Found<F::Item>),
+) -> Result<u64, Error> {
+    let end = range.end;
     let mut window = Window::new(segments);
     for (base, part) in segments.split(range) {
+        if part.start >= enough {
+            return Ok(part.start);
+        }
         if segments.file(base).is_none() {
             visit(Found::Missing { range: part });
             continue;
@@ -109,6 +126,9 @@ pub(crate) fn scan<F: Format>(
         };
         let mut at = part.start;
         while at < part.end {
+            if at >= enough {
+                return Ok(at);
+            }
             let (found, next) = walk.step(at, verifier)?;
             if let Some(found) = found {
                 visit(found);
@@ -116,7 +136,7 @@ pub(crate) fn scan<F: Format>(
             at = next;
         }
     }
-    Ok(())
+    Ok(end)
 }
 
 struct Walk<'w, 'a, F> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Doing, Error};
-use crate::format::{LogKind, segment_base, segment_name};
+use crate::format::{LogKind, segment_base, segment_name, sums_name};
 use crate::fs::{File, FileSystem, OpenMode};
 
 /// Zeros are written in pieces of this size.
@@ -119,6 +119,34 @@ impl Segments {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(base, file.clone());
         Ok(file)
+    }
+
+    /// Removes the segments that end at or before `offset`, oldest first, with their checksums. Who
+    /// has one open keeps it until done.
+    pub(crate) fn drop_before(&self, offset: u64) -> Result<u64, Error> {
+        let ends_before = |base: &u64| base + self.segment_bytes <= offset;
+        let expired: Vec<u64> = self.bases().into_iter().filter(ends_before).collect();
+        for base in &expired {
+            self.files
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(base);
+            for name in [segment_name(*base), sums_name(*base)] {
+                let path = self.dir.join(name);
+                match self.fs.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("remove", &path, error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if !expired.is_empty() {
+            self.fs
+                .sync_dir(&self.dir)
+                .doing("sync folder", &self.dir)?;
+        }
+        Ok(expired.len() as u64)
     }
 
     /// A second handle of a segment: it learns of failed syncs on its own.

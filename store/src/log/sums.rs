@@ -116,6 +116,21 @@ fn decode_file(bytes: &[u8], segment: &Range<u64>) -> Loaded {
     loaded
 }
 
+fn load_file(segments: &Segments, base: u64) -> Result<Option<Loaded>, Error> {
+    let path = segments.dir().join(sums_name(base));
+    let bytes = crate::fs::read_file(segments.fs().as_ref(), &path)?;
+    let segment = base..base + segments.segment_bytes();
+    Ok(bytes.map(|bytes| decode_file(&bytes, &segment)))
+}
+
+/// The checksums of one segment, sorted by start.
+pub(crate) fn stretches_of(segments: &Segments, base: u64) -> Result<Vec<Stretch>, Error> {
+    let loaded = load_file(segments, base)?;
+    let mut stretches = loaded.map_or_else(Vec::new, |loaded| loaded.stretches);
+    stretches.sort_by_key(|stretch| stretch.start);
+    Ok(stretches)
+}
+
 /// The open stretch at the end of what was added.
 #[derive(Clone, Copy, Debug)]
 struct Running {
@@ -144,15 +159,19 @@ pub(crate) struct LoadedSums {
 }
 
 impl Sums {
-    /// Reads the checksums of all segments.
-    pub(crate) fn load(segments: Arc<Segments>, store: Uuid) -> Result<LoadedSums, Error> {
+    /// Reads the checksums of the segment that holds `from` and of those behind it.
+    pub(crate) fn load(
+        segments: Arc<Segments>,
+        store: Uuid,
+        from: u64,
+    ) -> Result<LoadedSums, Error> {
         let (mut next_entry, mut stretches, mut broken) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for base in segments.bases() {
+        let first = segments.base_of(from);
+        for base in segments.bases().into_iter().filter(|base| *base >= first) {
             let path = segments.dir().join(sums_name(base));
-            let Some(bytes) = crate::fs::read_file(segments.fs().as_ref(), &path)? else {
+            let Some(loaded) = load_file(&segments, base)? else {
                 continue;
             };
-            let loaded = decode_file(&bytes, &(base..base + segments.segment_bytes()));
             next_entry.insert(base, loaded.entries + 1);
             stretches.extend(loaded.stretches);
             if loaded.broken > 0 {
@@ -409,14 +428,14 @@ mod tests {
         let segments = Arc::new(open());
         let bytes: Vec<u8> = (0..450_000u32).map(|at| at.to_le_bytes()[0]).collect();
         segments.write(&bytes, 0, |_, _| {}).unwrap();
-        let mut sums = Sums::load(segments.clone(), STORE).unwrap().sums;
+        let mut sums = Sums::load(segments.clone(), STORE, 0).unwrap().sums;
         sums.restart(0);
         sums.add(&bytes[..70_000]);
         sums.write().unwrap();
         sums.add(&bytes[70_000..]);
         sums.write().unwrap();
 
-        let loaded = Sums::load(segments, STORE).unwrap();
+        let loaded = Sums::load(segments.clone(), STORE, 0).unwrap();
         let mut end = 0;
         for stretch in &loaded.stretches {
             assert_eq!(stretch.start, end);
@@ -426,5 +445,8 @@ mod tests {
             end = stretch.end();
         }
         assert_eq!(end, 450_000);
+        let later = Sums::load(segments.clone(), STORE, 399_999).unwrap();
+        assert_eq!(later.stretches[0].start, 200_000);
+        assert_eq!(stretches_of(&segments, 400_000).unwrap().len(), 1);
     }
 }

@@ -81,14 +81,18 @@ impl Action {
         }
     }
 
-    /// Why this action cannot be stored, if it cannot.
-    pub(crate) fn flaw(&self) -> Option<&'static str> {
-        let time = match self {
+    /// When it was done.
+    pub(crate) fn time(&self) -> UnixMillis {
+        match self {
             Self::Pull { time, .. }
             | Self::Ack { time, .. }
-            | Self::ForeverOffline { time, .. } => time.0,
-        };
-        if time <= 0 {
+            | Self::ForeverOffline { time, .. } => *time,
+        }
+    }
+
+    /// Why this action cannot be stored, if it cannot.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        if self.time().0 <= 0 {
             return Some("time is not above 0");
         }
         match self {

@@ -1,7 +1,5 @@
 //! Appending: records laid out in one buffer, sequences given, everything taken back on failure.
 
-use std::sync::PoisonError;
-
 use bytes::Bytes;
 use qmq_model::{MessageOffset, MessageSequence, Subject, UnixMillis};
 
@@ -216,13 +214,7 @@ impl StoreWriter {
         if let Some(id) = self.ids.get(name) {
             return *id;
         }
-        let mut subjects = self
-            .shared
-            .subjects
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (id, _) = subjects.intern(name);
-        drop(subjects);
+        let (id, _) = self.shared.index.intern(name);
         debug_assert_eq!(
             id.0 as usize,
             self.subjects.len(),

@@ -1,11 +1,13 @@
 //! The folder of a store: taking its lock, creating what is missing, refusing what is foreign.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::StoreConfig;
 use crate::error::{Doing, Error};
-use crate::format::{CHECKPOINTS, COMMIT, CONTROLS, DUPLICATES, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
+use crate::format::{
+    CHECKPOINTS, COMMIT, CONSUMER_LOG, CONTROLS, DUPLICATES, EPOCHS, LOCK, LogKind, TMP_SUFFIX,
+};
 use crate::fs::{FileSystem, LockError, LockGuard, OpenMode};
 use crate::identity::Identity;
 use crate::log::commit::Ring;
@@ -131,6 +133,14 @@ fn is_not_ours(error: &io::Error) -> bool {
         error.kind(),
         InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported
     )
+}
+
+/// The folder of the index runs, created if it is missing: stores had none at first.
+pub(crate) fn consumer_log(fs: &dyn FileSystem, root: &Path) -> Result<PathBuf, Error> {
+    let dir = root.join(CONSUMER_LOG);
+    fs.create_dir(&dir).doing("create folder", &dir)?;
+    fs.sync_dir(root).doing("sync folder", root)?;
+    Ok(dir)
 }
 
 /// Removes files that a crash left incomplete.

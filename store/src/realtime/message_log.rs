@@ -95,6 +95,17 @@ pub(crate) fn view(record: &[u8]) -> Option<RecordView<'_>> {
     })
 }
 
+/// Bytes of a record up to the end of its time.
+pub(crate) const TIME_END: usize = 13;
+
+/// When a record or filler was appended that begins like this; `None` when none does.
+pub(crate) fn time_of(header: &[u8]) -> Option<UnixMillis> {
+    let mut fields = Fields(header);
+    let is_ours = fields.u32()? == MESSAGE_MAGIC && fields.u8()? <= ATTRIBUTE_END;
+    let time = fields.i64()?;
+    is_ours.then_some(UnixMillis(time))
+}
+
 /// What the header of a record in a log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageItem {

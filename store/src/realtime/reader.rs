@@ -12,7 +12,7 @@ use crate::duplicates::Fingerprint;
 use crate::error::ReadError;
 use crate::format::LogKind;
 use crate::log::segment::Segments;
-use crate::realtime::consumer_log::{Index, Limits, Located, Skipped, SubjectId, Subjects};
+use crate::realtime::consumer_log::{ConsumerLog, Limits, Located, Skipped, SubjectId};
 use crate::realtime::message_log::view;
 
 /// What one kept batch costs beside its bytes, so that tiny batches are bounded too.
@@ -46,8 +46,7 @@ struct Recent {
 /// What the writer and all readers share.
 pub(crate) struct Shared {
     segments: Arc<Segments>,
-    pub(crate) subjects: RwLock<Subjects>,
-    pub(crate) index: Index,
+    pub(crate) index: Arc<ConsumerLog>,
     recent: RwLock<Recent>,
     recent_bytes_max: usize,
     positions: [SharedPositions; 2],
@@ -58,16 +57,14 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         segments: Arc<Segments>,
-        subjects: Subjects,
-        index: Index,
+        index: Arc<ConsumerLog>,
         recent_bytes_max: usize,
         fingerprint_seed: Option<u64>,
     ) -> Self {
         let positions = Default::default();
-        let (subjects, recent) = (RwLock::new(subjects), RwLock::default());
+        let recent = RwLock::default();
         Self {
             segments,
-            subjects,
             index,
             recent,
             recent_bytes_max,
@@ -109,11 +106,7 @@ impl StoreReader {
     /// The number of a subject, if it was ever stored.
     #[must_use]
     pub fn subject(&self, name: &str) -> Option<SubjectId> {
-        self.shared
-            .subjects
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .id(name)
+        self.shared.index.subject(name)
     }
 
     /// What tells a payload apart from all others of this store. `None` when repeats are not
@@ -128,6 +121,7 @@ impl StoreReader {
     #[must_use]
     pub fn subject_count(&self) -> usize {
         self.shared
+            .index
             .subjects
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -139,6 +133,7 @@ impl StoreReader {
     pub fn name(&self, id: SubjectId) -> Option<Subject> {
         let subjects = self
             .shared
+            .index
             .subjects
             .read()
             .unwrap_or_else(PoisonError::into_inner);
@@ -182,9 +177,57 @@ impl StoreReader {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn load_index(&self, _id: SubjectId, _sequence: MessageSequence) -> Result<(), ReadError> {
-        // The whole index is in memory.
-        Ok(())
+    pub fn load_index(&self, id: SubjectId, sequence: MessageSequence) -> Result<(), ReadError> {
+        self.shared
+            .index
+            .load(id, sequence.0)
+            .map_err(ReadError::Index)
+    }
+
+    /// [`Self::locate`] that loads what it lacks; blocks.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn locate_blocking(
+        &self,
+        id: SubjectId,
+        range: Range<MessageSequence>,
+        count_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<Located>,
+    ) -> Result<Skipped, ReadError> {
+        let mut skipped = Skipped {
+            next: range.start,
+            ..Skipped::default()
+        };
+        let begin = out.len();
+        loop {
+            let taken = &out[begin..];
+            let (count, bytes) = (taken.len(), taken.iter().map(|at| at.bytes as usize).sum());
+            let (count_left, bytes_left) = (count_max - count, bytes_max.saturating_sub(bytes));
+            if count > 0 && (count_left == 0 || bytes_left == 0) {
+                return Ok(skipped);
+            }
+            let mut more = Vec::new();
+            let wanted = skipped.next..range.end;
+            let found = self.locate(id, wanted, count_left, bytes_left, &mut more);
+            // The first one may be too large, but only where it is the first of all.
+            if count > 0
+                && more
+                    .first()
+                    .is_some_and(|at| at.bytes as usize > bytes_left)
+            {
+                return Ok(skipped);
+            }
+            out.append(&mut more);
+            skipped.missing += found.missing;
+            skipped.quarantined += found.quarantined;
+            skipped.next = found.next;
+            let Some(cold) = found.cold else {
+                return Ok(skipped);
+            };
+            self.load_index(id, cold)?;
+        }
     }
 
     /// The first kept message that was appended at `time` or later by the broker's clock; the end
@@ -197,7 +240,8 @@ impl StoreReader {
         id: SubjectId,
         time: UnixMillis,
     ) -> Result<MessageSequence, ReadError> {
-        Ok(MessageSequence(self.shared.index.first_since(id, time)))
+        let first = self.shared.index.first_since(id, time);
+        first.map(MessageSequence).map_err(ReadError::Index)
     }
 
     /// The payload of a message from the recent batches, without IO; `None` when it is older.
@@ -240,11 +284,11 @@ impl StoreReader {
             Some(Ok(())) => {}
         }
         let record = Bytes::from(record);
-        let found = view(&record).ok_or(ReadError::Corrupt {
-            offset,
-            what: "not a record",
-        })?;
         let name = self.name(at.subject);
+        let Some(found) = view(&record) else {
+            let what = "not a record";
+            return Err(self.quarantine(at, what));
+        };
         let what = if name.is_none_or(|name| name.as_str().as_bytes() != found.subject) {
             Some("another subject")
         } else if found.sequence != at.sequence {
@@ -255,9 +299,22 @@ impl StoreReader {
             None
         };
         match what {
-            Some(what) => Err(ReadError::Corrupt { offset, what }),
+            Some(what) => Err(self.quarantine(at, what)),
             None => Ok(record.slice_ref(found.payload)),
         }
+    }
+
+    /// Lets look-ups pass over what stands in these bytes of the messagelog.
+    pub(crate) fn quarantine_bytes(&self, range: &Range<u64>) {
+        self.shared.index.quarantine.add(range);
+    }
+
+    /// Lets look-ups pass over a record that turned out to be damaged.
+    fn quarantine(&self, at: &Located, what: &'static str) -> ReadError {
+        let offset = at.offset.0;
+        let record = offset..offset + u64::from(at.bytes);
+        self.shared.index.quarantine.add(&record);
+        ReadError::Corrupt { offset, what }
     }
 
     /// Positions of a log.

@@ -10,22 +10,23 @@ use crate::checkpoint::Checkpoint;
 use crate::duplicates::rebuild::Rebuilding;
 use crate::error::Error;
 use crate::format::LogKind;
-use crate::log::scan::{Found, scan};
+use crate::log::scan::{Found, scan, scan_to};
 use crate::log::segment::Segments;
 use crate::log::verify::Verifier;
 use crate::realtime::action_log::{Action, ActionFormat, ConsumerKey};
-use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::consumer_log::keeper::RunKeeper;
+use crate::realtime::consumer_log::{ConsumerLog, Located, SubjectId};
 use crate::realtime::control_log::{Control, ControlEntry};
 use crate::realtime::message_log::{MessageItem, PayloadSubject, RECORD_BYTES_MIN};
 use crate::realtime::progress::{Progress, Unacked};
 use crate::realtime::report::{Damage, DamageKind, RecoveryReport};
 
 /// What the messagelog adds up to.
-#[derive(Default)]
-pub(crate) struct Messages {
-    pub(crate) subjects: Subjects,
-    pub(crate) index: Index,
-    /// Behind the last record of each subject; `None` without one.
+pub(crate) struct Messages<'a> {
+    log: &'a ConsumerLog,
+    /// Where reading begins: what is in front is in runs.
+    begin: u64,
+    /// Behind the last record of each subject that was read; `None` without one.
     next: Vec<Option<i64>>,
     /// How many records the damage so far can have held.
     lost: i64,
@@ -33,40 +34,65 @@ pub(crate) struct Messages {
     lost_behind_checkpoint: i64,
 }
 
-impl Messages {
-    /// Reads the messagelog. The checkpoint's subjects keep their numbers.
+impl<'a> Messages<'a> {
+    /// Nothing is read yet. The checkpoint's subjects keep their numbers.
+    pub(crate) fn new(log: &'a ConsumerLog, checkpoint: Option<&Checkpoint>) -> Self {
+        let mut messages = Self {
+            log,
+            begin: log.covered(),
+            next: Vec::new(),
+            lost: 0,
+            lost_behind_checkpoint: 0,
+        };
+        let known = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.subjects);
+        let has_runs = !log.runs().is_empty();
+        for (subject, next) in known {
+            let id = messages.intern(subject);
+            if has_runs && next.0 > 0 {
+                log.tail.restore_first(id, 0);
+            }
+        }
+        messages
+    }
+
+    /// Reads the messagelog up to `end`, from where runs end on. What has grown enough goes into
+    /// runs on the way, so that memory is bounded.
     pub(crate) fn read(
-        segments: &Segments,
-        range: Range<u64>,
+        &mut self,
+        (keeper, segments): (&RunKeeper, &Segments),
+        end: u64,
         verifier: &mut Verifier<'_>,
         checkpoint: Option<&Checkpoint>,
         duplicates: &mut Rebuilding,
         report: &mut RecoveryReport,
-    ) -> Result<Self, Error> {
-        let mut messages = Self::default();
-        let known = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.subjects);
-        known.iter().for_each(|(subject, _)| {
-            messages.intern(subject);
-        });
+    ) -> Result<(), Error> {
         let covered = checkpoint.map_or(0, |checkpoint| checkpoint.positions[0]);
         let format = duplicates.format();
-        scan(segments, &format, range, verifier, |found| {
-            duplicates.take(&found);
-            if let Err((damage, records)) = messages.take(found) {
-                messages.lost += records;
-                if damage.range.end > covered {
-                    messages.lost_behind_checkpoint += records;
+        let mut at = self.begin;
+        while at < end {
+            let enough = at.saturating_add(keeper.run_bytes());
+            at = scan_to(segments, &format, at..end, enough, verifier, |found| {
+                duplicates.take(&found);
+                if let Err((damage, records)) = self.take(found) {
+                    self.lost += records;
+                    if damage.range.end > covered {
+                        self.lost_behind_checkpoint += records;
+                    }
+                    report.add(damage);
+                } else {
+                    report.messages.records += 1;
                 }
-                report.add(damage);
-            } else {
-                report.messages.records += 1;
+            })?;
+            if at >= enough {
+                keeper.cut(at)?;
+                keeper.improve()?;
             }
-        })?;
-        Ok(messages)
+        }
+        Ok(())
     }
 
     fn intern(&mut self, subject: &Subject) -> SubjectId {
-        let (id, is_new) = self.subjects.intern(subject);
+        let (id, is_new) = self.log.intern(subject);
         if is_new {
             self.next.push(None);
         }
@@ -126,29 +152,25 @@ impl Messages {
             return damage(range, DamageKind::Sequence, Some((subject, item.sequence)));
         }
         *next = Some(sequence + 1);
-        let offset = MessageOffset(range.start);
-        let bytes = u32::try_from(range.end - range.start).expect("smaller than a segment");
-        self.index.push(&Located {
-            subject: id,
-            sequence: item.sequence,
-            offset,
-            bytes,
-            time: item.time,
-            tags: item.tags,
-        });
+        self.log.tail.push(&Located::of(id, &range, &item));
         Ok(())
     }
 
     /// Whether a header that cannot be trusted names the subject of its payload, or a known retry
     /// subject of it, and the next sequence there, apart from those that were lost.
     fn is_plausible(&self, item: &MessageItem) -> bool {
-        let id = self.subjects.id(&item.subject);
+        let id = self.log.subject(&item.subject);
         match item.payload_subject {
             PayloadSubject::Same => {}
             PayloadSubject::Original if id.is_some() => {}
             PayloadSubject::Original | PayloadSubject::Other => return false,
         }
-        let next = id.and_then(|id| self.next[id.0 as usize]).unwrap_or(0);
+        let next = id.and_then(|id| {
+            // Nothing read yet: the runs know. If they cannot be read nothing vouches for it.
+            let in_runs = || self.log.next_before(id, self.begin).ok().flatten();
+            self.next[id.0 as usize].or_else(in_runs)
+        });
+        let next = next.unwrap_or(0);
         (next..=next.saturating_add(self.lost)).contains(&item.sequence.0)
     }
 
@@ -163,7 +185,8 @@ impl Messages {
             .filter(|_| self.is_plausible(item))?;
         let id = self.intern(&subject);
         self.next[id.0 as usize] = Some(item.sequence.0 + 1);
-        self.index
+        self.log
+            .tail
             .push_quarantined(id, item.sequence.0, MessageOffset(range.start));
         Some((subject, item.sequence))
     }
@@ -185,9 +208,15 @@ impl Messages {
         known
             .iter()
             .for_each(|(subject, next)| raise(self, subject, *next));
-        progress
+        let groups = progress
             .groups()
-            .for_each(|(subject, _, group)| raise(self, subject, group.next));
+            .map(|(subject, _, group)| (subject, group.next));
+        let mut groups: Vec<_> = groups.collect();
+        // New subjects are numbered in an order that repeats.
+        groups.sort_unstable();
+        for (subject, next) in groups {
+            raise(self, subject, next);
+        }
         let lost = self.lost_behind_checkpoint;
         report.message_sequences_raised = lost.unsigned_abs();
         let next = self
@@ -196,7 +225,7 @@ impl Messages {
             .map(|next| next.unwrap_or(0).saturating_add(lost));
         let next: Vec<i64> = next.collect();
         for (id, end) in (0..).zip(&next) {
-            self.index.raise_end(SubjectId(id), *end);
+            self.log.tail.raise_end(SubjectId(id), *end);
         }
         next.into_iter().map(MessageSequence).collect()
     }

@@ -36,6 +36,10 @@ pub struct RecoveryReport {
     pub pull_sequences_raised: bool,
     /// Message sequences were raised by this much behind damage, for the same reason.
     pub message_sequences_raised: u64,
+    /// Files of the index that could not be used; what they held was read from the messagelog.
+    pub index_damaged: Vec<String>,
+    /// Stretches of the messagelog that were read again for that, beside its end.
+    pub index_rebuilt: Vec<Range<u64>>,
     /// Damage in front of the durable end: quarantined, not cut. At most
     /// [`DAMAGES_LISTED_MAX`].
     pub damages: Vec<Damage>,
@@ -46,6 +50,8 @@ pub struct RecoveryReport {
 /// What was found in one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogReport {
+    /// First byte that is kept; what was in front has expired.
+    pub begin: u64,
     /// Position that was stated to be durable.
     pub durable: u64,
     /// End of the log: everything before was kept.
@@ -83,7 +89,7 @@ pub struct Damage {
 }
 
 /// What is wrong with damaged bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DamageKind {
     /// They do not match the checksum kept of them. Records in them may still be readable.
     Checksum,

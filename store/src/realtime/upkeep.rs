@@ -17,6 +17,10 @@ const BOTH: Plan = Plan {
     messages: true,
     actions: true,
 };
+/// Runs behind the newest checkpoint: a start cannot use them, so there is a checkpoint sooner.
+const RUNS_UNCERTAIN_MAX: u64 = 8;
+/// Time between two checkpoints, however much there is to do.
+const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Slots that must be free for an idle record that is not part of a seal.
 const SLOTS_FOR_IDLE: u64 = SLOTS_RESERVED + 4;
 
@@ -48,6 +52,7 @@ impl StoreWriter {
         if self.duplicate_files.is_due(&self.duplicates, durable) {
             self.duplicate_files.save(&self.duplicates, durable);
         }
+        self.tend_chores(now)?;
         if self.checkpoint_in(now).is_some_and(|left| left.is_zero()) {
             // Also after a full disk: the next attempt is one interval away.
             self.checkpoint_at = now;
@@ -76,8 +81,21 @@ impl StoreWriter {
 
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
         let positions = [self.messages.written(), self.actions.written()];
+        let uncertain = self
+            .shared
+            .index
+            .covered()
+            .saturating_sub(self.checkpoint_positions[0]);
+        if uncertain > RUNS_UNCERTAIN_MAX * self.config.index_run_bytes {
+            return Some(flush::left(
+                CHECKPOINT_INTERVAL_MIN,
+                self.checkpoint_at,
+                now,
+            ));
+        }
         let is_changed = self.checkpoint_positions != positions
-            || self.checkpoint_control != self.controls.last();
+            || self.checkpoint_control != self.controls.last()
+            || self.chores.expiry.wants_checkpoint();
         is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
     }
 
@@ -118,6 +136,9 @@ impl StoreWriter {
 
     pub(super) fn try_checkpoint(&mut self) -> Result<(), Error> {
         self.sync_all()?;
+        // What a checkpoint includes is not read by the next start.
+        self.messages.write_sums()?;
+        self.actions.write_sums()?;
         let subjects = self
             .subjects
             .iter()
@@ -145,6 +166,10 @@ impl StoreWriter {
         self.checkpoint_positions = checkpoint.positions;
         self.checkpoint_control = checkpoint.control;
         self.checkpoint_at = checkpoint.time;
+        let retain = self.config.checkpoint_retain;
+        self.chores
+            .keeper
+            .set_checkpointed(checkpoint.positions, retain);
         let durable = self.messages.durable();
         self.duplicate_files.save(&self.duplicates, durable);
         self.duplicate_files.sync_names();
@@ -154,6 +179,25 @@ impl StoreWriter {
         }
         let oldest = checkpoint::controls_included(self.fs.as_ref(), &self.root, self.store)?;
         self.controls.checkpointed(oldest)
+    }
+
+    /// Begins what is due in the background.
+    fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
+        // Nothing is half done: the log ends here, visible and durable, between two records.
+        let is_quiet = self.unpublished.is_empty() && !self.messages.is_dirty();
+        let end = self.messages.durable();
+        if is_quiet && self.chores.wants_run(end, now) {
+            match self.messages.write_sums() {
+                // Later: the start must find checksums of what it does not read.
+                Err(Error::NoSpace { .. }) => {}
+                written => {
+                    written?;
+                    self.chores.cut(end, now);
+                }
+            }
+        }
+        self.chores.tend(now);
+        Ok(())
     }
 
     /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.

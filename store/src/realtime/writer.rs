@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
 
 use bytes::BytesMut;
-use qmq_model::{Clock, MessageSequence, Subject, UnixMillis};
+use qmq_model::{Clock, MessageOffset, MessageSequence, Subject, UnixMillis};
 use uuid::Uuid;
 
 use crate::config::{FlushMode, Sabotage, StoreConfig};
@@ -19,10 +20,15 @@ use crate::log::Log;
 use crate::log::commit::{CommitRecord, Kind, Ring};
 use crate::log::sync::Syncer;
 use crate::realtime::PULL_SEQUENCES_UNSYNCED_MAX;
-use crate::realtime::consumer_log::{Index, Located, SubjectId, Subjects};
+use crate::realtime::chores::Chores;
+use crate::realtime::consumer_log::keeper::RunKeeper;
+use crate::realtime::consumer_log::{ConsumerLog, Located, SubjectId};
 use crate::realtime::control_log::ControlLog;
+use crate::realtime::expiry::Dropped;
 use crate::realtime::progress::Progress;
+
 use crate::realtime::reader::{Positions, Shared, StoreReader};
+use crate::realtime::scrub::ScrubReport;
 
 /// What the caller of a commit needs durable, whatever the flush mode does anyway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,8 +49,9 @@ pub(crate) struct Recovered {
     pub(crate) ring: Ring,
     pub(crate) messages: Log,
     pub(crate) actions: Log,
-    pub(crate) subjects: Subjects,
-    pub(crate) index: Index,
+    pub(crate) index: Arc<ConsumerLog>,
+    pub(crate) keeper: Arc<RunKeeper>,
+    pub(crate) is_stopped: Arc<AtomicBool>,
     pub(crate) next: Vec<MessageSequence>,
     pub(crate) progress: Progress,
     pub(crate) checkpoint_number: u64,
@@ -69,6 +76,19 @@ impl SubjectState {
             told_in: 0,
         }
     }
+}
+
+/// The subjects by their numbers, with their next sequences.
+fn subject_states(index: &ConsumerLog, next: Vec<MessageSequence>) -> Vec<SubjectState> {
+    let subjects = index
+        .subjects
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    let names = (0..).map_while(|id| subjects.name(SubjectId(id)).cloned());
+    names
+        .zip(next)
+        .map(|(name, next)| SubjectState::new(name, next))
+        .collect()
 }
 
 /// Appends to a store. One thread owns it; every call blocks until the disk is done.
@@ -109,6 +129,8 @@ pub struct StoreWriter {
     pub(super) pulls_unsynced: u64,
     pub(super) messages_seen: u64,
     pub(super) is_poisoned: bool,
+    /// Stopped before the lock goes.
+    pub(super) chores: Chores,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -132,17 +154,12 @@ impl StoreWriter {
             lock,
             messages,
             actions,
-            subjects,
             index,
             next,
             ..
         } = recovered;
         let syncer = Syncer::start(config.background).doing("start threads for", &root)?;
-        let names = (0..).map_while(|id| subjects.name(SubjectId(id)).cloned());
-        let states = names
-            .zip(next)
-            .map(|(name, next)| SubjectState::new(name, next));
-        let states: Vec<SubjectState> = states.collect();
+        let states = subject_states(&index, next);
         let ids = states
             .iter()
             .zip(0..)
@@ -151,8 +168,13 @@ impl StoreWriter {
         let recent_bytes_max = config.recent_bytes_max;
         let seed = recovered.duplicates.seed(recovered.store);
         let segments = messages.segments().clone();
-        let shared = Shared::new(segments, subjects, index, recent_bytes_max, seed);
+        let shared = Shared::new(segments, index.clone(), recent_bytes_max, seed);
         let shared = Arc::new(shared);
+        let reader = StoreReader::new(shared.clone());
+        let (keeper, is_stopped) = (recovered.keeper, recovered.is_stopped);
+        let logs = [&messages, &actions].map(|log| log.segments().clone());
+        let chores = Chores::start(index, keeper, &reader, logs, is_stopped, &config)
+            .doing("start threads for", &root)?;
         let now = clock.now();
         let stated = [messages.durable(), actions.durable()];
         let writer = Self {
@@ -168,7 +190,7 @@ impl StoreWriter {
             progress: recovered.progress,
             subjects: states,
             ids,
-            shared: shared.clone(),
+            shared,
             syncer,
             message_buffer: BytesMut::new(),
             action_buffer: BytesMut::new(),
@@ -187,10 +209,11 @@ impl StoreWriter {
             pulls_unsynced: 0,
             messages_seen: 0,
             is_poisoned: false,
+            chores,
             _lock: lock,
         };
         writer.show_positions();
-        Ok((writer, StoreReader::new(shared)))
+        Ok((writer, reader))
     }
 
     /// Makes what was appended durable as the flush mode and `needs` ask for, logs and commit
@@ -221,6 +244,37 @@ impl StoreWriter {
         };
         let plan = flush::plan(self.config.flush, wanted, self.clock.now());
         self.sync(plan)
+    }
+
+    /// Verifies everything that has a checksum, from the beginning and at once; blocks. While the
+    /// store is open the same is done little by little.
+    ///
+    /// # Errors
+    /// When something cannot be read. Damage is no error: the report says what was found since the
+    /// store was opened.
+    pub fn scrub_all(&mut self) -> Result<ScrubReport, Error> {
+        self.chores.scrub.run_all()?;
+        Ok(self.chores.scrub.report())
+    }
+
+    /// What was verified since the store was opened.
+    #[must_use]
+    pub fn scrub_report(&self) -> ScrubReport {
+        self.chores.scrub.report()
+    }
+
+    /// Drops the segments that are old enough at `now`, as is done now and then while the store is
+    /// open; see [`Retention`](crate::Retention). Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read, written or removed; it is tried again later.
+    pub fn drop_expired(&mut self, now: UnixMillis) -> Result<Dropped, Error> {
+        self.chores.expiry.run(now)
+    }
+
+    /// Keeps the messagelog from `offset` on, however old it gets. At first nothing is kept so.
+    pub fn keep_from(&mut self, offset: MessageOffset) {
+        self.chores.expiry.keep_from(offset);
     }
 
     /// Pull sequences handed out by actions that are not durable yet.
@@ -289,7 +343,7 @@ impl StoreWriter {
         // First the position, then the index: who finds a message may read it.
         self.show_positions();
         for located in &visible {
-            self.shared.index.push(located);
+            self.shared.index.tail.push(located);
             let state = &mut self.subjects[located.subject.0 as usize];
             if state.told_in != self.commits {
                 state.told_in = self.commits;

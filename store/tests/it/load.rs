@@ -110,7 +110,9 @@ impl World {
         ensure!(original.is_none(), "{subject}: a repeat was stored again");
         let sequence = appended.sequence.0;
         let next = all().filter(|m| m.subject == subject);
-        let next = next.map(|m| m.sequence + 1).max().unwrap_or(0);
+        let next = next.map(|m| m.sequence + 1).max();
+        let next = next.or_else(|| self.expired.get(subject).copied());
+        let next = next.unwrap_or(0);
         ensure!(
             sequence >= next,
             "{subject} gives {sequence} again, {next} is next"
@@ -427,12 +429,19 @@ impl World {
         let number = self.rng.random_range(0..visible);
         let mut all = self.kept.iter().chain(&self.fresh.messages);
         let message = all.nth(number).cloned().expect("below their number");
-        let reader = &self.store().reader;
+        let reader = self.store().reader.clone();
         let (subject, sequence) = (message.subject, message.sequence);
         let id = reader.subject(subject).expect("it was stored");
         let range = MessageSequence(sequence)..MessageSequence(sequence + 1);
         let mut located = Vec::new();
-        reader.locate(id, range, 1, usize::MAX, &mut located);
+        match reader.locate_blocking(id, range, 1, usize::MAX, &mut located) {
+            // A call that was told to fail, or the power is off.
+            Err(ReadError::Index(error)) => return Err(stopped(error)),
+            found => found.map_err(|error| Trouble::Broken(error.to_string()))?,
+        };
+        if located.is_empty() && self.may_be_gone(&message) {
+            return Ok(());
+        }
         ensure!(located.len() == 1, "{subject} {sequence} is not found");
         let read = match reader.read(&located[0]) {
             // A call that was told to fail, or the power is off.

@@ -11,5 +11,7 @@ mod model;
 mod power_cut;
 mod real_files;
 mod repeats;
+mod restart;
+mod retention;
 mod sabotage;
 mod world;

@@ -15,6 +15,7 @@ const ASYNC: FlushMode = FlushMode::Async {
 
 /// Several lives of one store; nothing committed may ever be missing.
 pub(crate) fn live(world: &mut World, lives: usize, steps: usize) -> Result<(), Trouble> {
+    world.with_retention();
     let mut end = End::Close;
     for _ in 0..lives {
         world.open(end)?;

@@ -31,6 +31,7 @@ pub(crate) fn fail(seed: u64, trouble: &Trouble) -> ! {
 
 /// One store, `cuts` power cuts. Returns how many there were, cuts of recoveries included.
 pub(crate) fn survive(world: &mut World, cuts: usize) -> Result<usize, Trouble> {
+    world.with_retention();
     world.open(End::Close)?;
     let mut done = 0;
     while done < cuts {
@@ -42,6 +43,8 @@ pub(crate) fn survive(world: &mut World, cuts: usize) -> Result<usize, Trouble> 
         let end = match world.load(steps) {
             Err(Trouble::Stopped(_)) if world.fs.power_is_off() => End::PowerCut,
             Err(trouble) => return Err(trouble),
+            // It hit upkeep that is only put off when it fails.
+            Ok(()) if world.fs.power_is_off() => End::PowerCut,
             Ok(()) => {
                 world.fs.calm();
                 [End::PowerCut, End::PowerCut, End::Kill, End::Close][world.rng.random_range(0..4)]
@@ -58,7 +61,7 @@ pub(crate) fn survive(world: &mut World, cuts: usize) -> Result<usize, Trouble> 
 fn reopen(world: &mut World, end: End) -> Result<usize, Trouble> {
     let mut cuts = 0;
     while cuts < 4 && world.rng.random_bool(0.4) {
-        let calls = world.rng.random_range(0..80);
+        let calls = world.rng.random_range(0..150);
         world.fs.cut_after(calls);
         let opened = world.try_open();
         if !world.fs.power_is_off() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use qmq_model::{Clock, ManualClock, UnixMillis};
 use qmq_store::{
     Background, FaultyFs, FlushMode, LogKind, NewMessage, Opened, PULL_SEQUENCE_JUMP,
-    RealtimeStore, RecoveryReport, Sabotage, StoreConfig, StoreReader, StoreWriter,
+    RealtimeStore, RecoveryReport, Retention, Sabotage, StoreConfig, StoreReader, StoreWriter,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -115,6 +115,8 @@ pub(crate) struct World {
     pub(crate) fresh: Fresh,
     /// Everything that was ever sent, appended or not.
     pub(crate) sent: Vec<(NewMessage, &'static str)>,
+    /// Behind the messages of each subject that have expired.
+    pub(crate) expired: BTreeMap<&'static str, i64>,
     /// Behind the highest pull sequence each consumer was told of.
     pub(crate) handed: BTreeMap<(String, String, String), i64>,
     pub(crate) counter: u64,
@@ -154,6 +156,11 @@ pub(crate) fn config(rng: &mut SmallRng, flush: FlushMode) -> StoreConfig {
         recent_bytes_max: 4096,
         duplicate_window: DUPLICATE_WINDOW,
         duplicate_bytes_max: 1 << 20,
+        // Most stores go through many runs and merges, some keep everything in memory.
+        index_run_bytes: [300, 1000, 3000, 1 << 20][rng.random_range(0..4)],
+        index_cache_bytes: 512 << 10,
+        retention: None,
+        scrub_bytes_per_second: [0, 3000, 1 << 20][rng.random_range(0..3)],
         background: Background::Inline,
         sabotage: Sabotage::None,
     }
@@ -173,6 +180,7 @@ impl World {
             groups: Groups::default(),
             fresh: Fresh::default(),
             sent: Vec::new(),
+            expired: BTreeMap::new(),
             handed: BTreeMap::new(),
             counter: 0,
             durable: [0; 2],
@@ -200,6 +208,7 @@ impl World {
 
     pub(crate) fn check(&mut self, opened: Opened, after: End) -> Checked {
         self.report = opened.report.clone();
+        self.forget_expired()?;
         self.check_messages(&opened.reader, after)?;
         self.check_groups(&opened, after)?;
         let damages = &opened.report.damages;
@@ -209,6 +218,58 @@ impl World {
         );
         self.fresh = Fresh::default();
         self.store = Some(opened);
+        Ok(())
+    }
+
+    /// Lets messages be dropped after some minutes of this world.
+    pub(crate) fn with_retention(&mut self) {
+        // The window against repeats never outlives what it speaks of.
+        let age = DUPLICATE_WINDOW + Duration::from_secs(self.rng.random_range(5..100));
+        self.config.retention = self.rng.random_bool(0.7).then_some(Retention {
+            messages: age,
+            actions: age,
+            check_interval: Duration::from_secs(5),
+        });
+    }
+
+    /// Whether a message is so old that it may be gone.
+    pub(crate) fn may_be_gone(&self, message: &Message) -> bool {
+        let age = self.clock.now().since(message.time);
+        self.config
+            .retention
+            .is_some_and(|retention| age >= retention.messages)
+    }
+
+    /// Expects no more of what stood in front of the log's beginning.
+    fn forget_expired(&mut self) -> Checked {
+        let begin = self.report.messages.begin;
+        let is_gone = |message: &Message| message.end <= begin;
+        let kept = self
+            .kept
+            .iter()
+            .take_while(|message| is_gone(message))
+            .count();
+        let fresh = &mut self.fresh;
+        let new = fresh
+            .messages
+            .iter()
+            .take_while(|message| is_gone(message))
+            .count();
+        fresh.messages_acked = fresh.messages_acked.saturating_sub(new);
+        let gone: Vec<Message> = self
+            .kept
+            .drain(..kept)
+            .chain(fresh.messages.drain(..new))
+            .collect();
+        for message in gone {
+            ensure!(
+                self.may_be_gone(&message),
+                "{} {} was dropped too early",
+                message.subject,
+                message.sequence
+            );
+            self.expired.insert(message.subject, message.sequence + 1);
+        }
         Ok(())
     }
 
@@ -403,7 +464,9 @@ pub(crate) fn read_all(
         );
         let mut located = Vec::new();
         let bounds = reader.bounds(id);
-        let skipped = reader.locate(id, bounds.clone(), count_max + 1, usize::MAX, &mut located);
+        let skipped =
+            reader.locate_blocking(id, bounds.clone(), count_max + 1, usize::MAX, &mut located);
+        let skipped = skipped.map_err(|error| Trouble::Broken(error.to_string()))?;
         ensure!(
             skipped.next == bounds.end,
             "{subject} holds more than was ever sent"
