@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qmq_daemon::registration::MetaEndpoint;
 use qmq_daemon::settings::{Settings, SettingsError};
-use qmq_store::{FlushMode, StoreConfig};
+use qmq_store::{FlushMode, Retention, StoreConfig};
 
 use crate::subscription::Patience;
 
@@ -26,6 +26,10 @@ pub struct BrokerConfig {
     pub flush: FlushMode,
     /// `checkpoint.retain.count`: checkpoints kept. Default: 5.
     pub checkpoint_retain: usize,
+    /// `messagelog.retention.hours`, `pulllog.retention.hours` and
+    /// `log.retention.check.interval.seconds`: what is dropped when. `None` unless
+    /// `log.expired.delete.enable`. Default: 72 hours, looked for every 60 seconds.
+    pub retention: Option<Retention>,
     /// `message.bytes.max`: largest message. Unit: bytes. Default: 8 MiB.
     pub message_bytes_max: usize,
     /// `duplicate.window.seconds`: how long a message is remembered, so that a producer that sends
@@ -67,11 +71,7 @@ impl BrokerConfig {
         settings.without_effect(&[
             "slave.sync.timeout",
             "wait.slave.wrote",
-            "messagelog.retention.hours",
             "consumerlog.retention.hours",
-            "pulllog.retention.hours",
-            "log.retention.check.interval.seconds",
-            "log.expired.delete.enable",
             "action.checkpoint.interval",
             "message.checkpoint.interval",
             "sync.batch.size",
@@ -85,6 +85,7 @@ impl BrokerConfig {
             store_root: settings.get("store.root", "data/broker".to_owned())?.into(),
             flush: flush_mode(settings)?,
             checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
+            retention: retention(settings)?,
             message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
             duplicate_window: Duration::from_secs(settings.number(
                 "duplicate.window.seconds",
@@ -121,9 +122,29 @@ impl BrokerConfig {
             checkpoint_retain: self.checkpoint_retain,
             duplicate_window: self.duplicate_window,
             duplicate_bytes_max: self.duplicate_bytes_max,
+            retention: self.retention,
             ..StoreConfig::default()
         }
     }
+}
+
+fn retention(settings: &Settings) -> Result<Option<Retention>, SettingsError> {
+    let hours = |key| {
+        let hours: u64 = settings.number(key, 72, 1..=87_600)?;
+        Ok(Duration::from_secs(hours * 3600))
+    };
+    // The actionlog is what the reference calls pull logs here.
+    let (messages, actions) = (
+        hours("messagelog.retention.hours")?,
+        hours("pulllog.retention.hours")?,
+    );
+    let interval = settings.number("log.retention.check.interval.seconds", 60, 1..=86_400)?;
+    let is_on = settings.get("log.expired.delete.enable", true)?;
+    Ok(is_on.then_some(Retention {
+        messages,
+        actions,
+        check_interval: Duration::from_secs(interval),
+    }))
 }
 
 fn patience(settings: &Settings) -> Result<Patience, SettingsError> {
@@ -204,6 +225,30 @@ mod tests {
         let defaults = Settings::of_pairs("broker", &[("meta.server.endpoint", &endpoint)]);
         let defaults = BrokerConfig::from_settings(&defaults).unwrap();
         assert_eq!(format!("{sample:?}"), format!("{defaults:?}"));
+    }
+
+    #[test]
+    fn the_switch_for_deleting_is_honoured() {
+        let of = |pairs: &[(&str, &str)]| {
+            let mut all = vec![("meta.server.endpoint", "http://m:8080/meta/address")];
+            all.extend_from_slice(pairs);
+            let config = BrokerConfig::from_settings(&Settings::of_pairs("broker", &all)).unwrap();
+            config.store("g").retention
+        };
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let retention = |messages, actions, seconds| Retention {
+            messages: hours(messages),
+            actions: hours(actions),
+            check_interval: Duration::from_secs(seconds),
+        };
+        assert_eq!(of(&[]), Some(retention(72, 72, 60)));
+        let all = [
+            ("messagelog.retention.hours", "5"),
+            ("pulllog.retention.hours", "6"),
+            ("log.retention.check.interval.seconds", "7"),
+        ];
+        assert_eq!(of(&all), Some(retention(5, 6, 7)));
+        assert_eq!(of(&[("log.expired.delete.enable", "false")]), None);
     }
 
     #[test]
