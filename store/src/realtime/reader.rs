@@ -141,7 +141,8 @@ impl StoreReader {
     }
 
     /// The first sequence that is kept, and the one behind the last visible message. Sequences in
-    /// between may be void. `0..0` for an unknown subject.
+    /// between may be void. Does no IO: the first may be lower than it is, 0 after a start, until
+    /// a look-up from there has found out. `0..0` for an unknown subject.
     #[must_use]
     pub fn bounds(&self, id: SubjectId) -> Range<MessageSequence> {
         let bounds = self.shared.index.bounds(id);

@@ -23,6 +23,8 @@ fn config(flush: FlushMode) -> StoreConfig {
         action_segment_bytes: 64 << 10,
         zero_ahead_bytes: 256 << 10,
         commit_slots: 64,
+        // With the threads that write and merge runs while others look things up.
+        index_run_bytes: 100 << 10,
         ..StoreConfig::default()
     }
 }
@@ -67,9 +69,11 @@ fn check(store: &Opened, count: usize) {
         let id = store.reader.subject(wanted.subject.as_str()).unwrap();
         let sequence = MessageSequence(i64::try_from(number / 3).unwrap());
         let mut located = Vec::new();
-        store
+        let wanted_range = sequence..sequence.plus(1);
+        let looked = store
             .reader
-            .locate(id, sequence..sequence.plus(1), 1, usize::MAX, &mut located);
+            .locate_blocking(id, wanted_range, 1, usize::MAX, &mut located);
+        looked.unwrap();
         assert_eq!(store.reader.read(&located[0]).unwrap(), wanted.payload);
     }
 }
@@ -158,13 +162,9 @@ fn readers_see_only_what_is_committed() {
             let bounds = reader.bounds(id);
             assert!(bounds.end.0 >= seen, "the end moves forward");
             let mut located = Vec::new();
-            reader.locate(
-                id,
-                MessageSequence(seen)..bounds.end,
-                1000,
-                usize::MAX,
-                &mut located,
-            );
+            let new = MessageSequence(seen)..bounds.end;
+            let looked = reader.locate_blocking(id, new, 1000, usize::MAX, &mut located);
+            assert_eq!(looked.unwrap().missing, 0);
             for at in &located {
                 let wanted = message(usize::try_from(at.sequence.0).unwrap() * 3).payload;
                 assert_eq!(reader.read(at).unwrap(), wanted);

@@ -254,3 +254,45 @@ fn finds_by_time_in_runs_and_tail() {
         );
     }
 }
+
+#[test]
+fn a_power_cut_at_any_call_of_writing_and_merging_runs_is_survived() {
+    // Each time 20 more make a run; one of four has runs merged.
+    let calls = [300, 320, 340, 360].map(|filled| {
+        let mut calls = 0;
+        while cut_power_of_a_run(filled, calls) {
+            calls += 1;
+        }
+        calls
+    });
+    println!("calls of writing a run, and of merging some: {calls:?}");
+    let (least, most) = (calls.iter().min().unwrap(), calls.iter().max().unwrap());
+    assert!(*least > 10 && *most > least + 8, "{calls:?}");
+}
+
+/// Cuts the power at this call of making a run behind `filled` messages. Says whether it came to
+/// that.
+fn cut_power_of_a_run(filled: usize, calls: u64) -> bool {
+    let world = world(6);
+    let (mut store, _) = open(&world);
+    fill(&world, &mut store, 0..filled);
+    let end = filled + 20;
+    let new: Vec<NewMessage> = (filled..end).map(message).collect();
+    let writer = &mut store.writer;
+    writer.append_messages(&new, &mut Vec::new()).unwrap();
+    writer
+        .commit(SyncNeeds::default(), &mut Vec::new())
+        .unwrap();
+    writer.checkpoint().unwrap();
+    world.fs.cut_after(calls);
+    world.clock.advance(Duration::from_secs(1));
+    // What fails here is only put off.
+    let _ = writer.tick(world.clock.now());
+    let is_off = world.fs.power_is_off();
+    drop(store);
+    world.fs.power_cut(calls);
+    let (store, _) = open(&world);
+    assert_eq!(store.report.index_damaged, [""; 0], "after {calls} calls");
+    check(&store, end);
+    is_off
+}
