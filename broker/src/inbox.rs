@@ -11,6 +11,7 @@ use qmq_store::{Action, Control, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::handler::send::Refused;
+use crate::lanes::Lanes;
 
 /// Send requests that may wait for the writer; their bytes are bounded by the server's budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;
@@ -25,7 +26,7 @@ pub const COPY_BYTES_QUEUED_MAX: u32 = 64 << 20;
 /// What a copy counts for at least: bounds the number of messages waiting.
 pub const COPY_BYTES_MIN: usize = 256;
 /// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
-pub const WRITE_BATCH_BYTES_MAX: usize = 8 << 20;
+pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Messages of one send request that passed all checks.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ pub struct Inbox {
 
 #[derive(Debug, Default)]
 struct Queues {
-    sends: VecDeque<SendBatch>,
+    sends: Lanes<SendBatch>,
     copies: VecDeque<CopyBatch>,
     actions: VecDeque<Ordered>,
     writer_sleeps: bool,
@@ -149,7 +150,9 @@ impl Inbox {
     /// When the writer has stopped; the request gets no answer then, its outcome is "not stored".
     pub async fn put_send(&self, batch: SendBatch) -> Result<(), Stopped> {
         forget(self.send_room.acquire().await)?;
-        self.put(|queues| queues.sends.push_back(batch))
+        let connection = batch.responder.connection_id();
+        let bytes = payload_bytes(&batch.messages);
+        self.put(|queues| queues.sends.push(connection, bytes, batch))
     }
 
     /// Queues actions; waits for room.
@@ -258,14 +261,7 @@ impl Queues {
 
     fn take(&mut self, and_actions: Actions) -> Taken {
         let mut taken = Taken::default();
-        let mut bytes = 0;
-        while bytes < WRITE_BATCH_BYTES_MAX {
-            let Some(send) = self.sends.pop_front() else {
-                break;
-            };
-            bytes += payload_bytes(&send.messages);
-            taken.sends.push(send);
-        }
+        self.sends.take(WRITE_BATCH_BYTES_MAX, &mut taken.sends);
         // Sends do not starve copies: those have a share of their own.
         let mut bytes = 0;
         while bytes < WRITE_BATCH_BYTES_MAX {

@@ -33,6 +33,9 @@ pub struct Metrics {
     pub dead_letters: Counter,
     /// Time from the first byte written to all of a batch durable (or written, when asynchronous).
     pub commit_seconds: Histogram,
+    /// Time of what the writer does between batches: seals, checkpoints, flushes that are due.
+    /// Sends wait meanwhile.
+    pub upkeep_seconds: Histogram,
 }
 
 impl Metrics {
@@ -53,12 +56,15 @@ impl Metrics {
             given_back: Counter::default(),
             dead_letters: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            upkeep_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
         };
         for (name, help, counter) in metrics.counters() {
             registry.register(name, help, counter.clone());
         }
         let help = "Time to make a batch durable";
         registry.register("qmq_commit_seconds", help, metrics.commit_seconds.clone());
+        let help = "Time of seals, checkpoints and flushes, for which sends wait";
+        registry.register("qmq_upkeep_seconds", help, metrics.upkeep_seconds.clone());
         metrics
     }
 

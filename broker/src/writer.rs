@@ -113,12 +113,16 @@ impl Writer {
     }
 
     fn tick(&mut self) -> Result<Duration, Error> {
+        let started = std::time::Instant::now();
         let now: UnixMillis = self.clock.now();
         let next = self
             .store
             .tick(now)?
             .unwrap_or(PATIENCE_MAX)
             .min(PATIENCE_MAX);
+        self.metrics
+            .upkeep_seconds
+            .observe(started.elapsed().as_secs_f64());
         Ok(if self.stuck.is_empty() {
             next
         } else {

@@ -44,6 +44,11 @@ impl Inbound {
         self.step
     }
 
+    /// Whether the last reads were about as large as reads can be.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.step == READ_BYTES_MAX
+    }
+
     /// Whether no frame has begun.
     pub(crate) fn is_empty(&self) -> bool {
         self.buf.is_empty()

@@ -63,6 +63,12 @@ impl Responder {
         &self.header
     }
 
+    /// Number of the connection, unique while the server runs.
+    #[must_use]
+    pub fn connection_id(&self) -> u64 {
+        self.connection.id
+    }
+
     /// Whether an answer could still be sent.
     #[must_use]
     pub fn is_connected(&self) -> bool {

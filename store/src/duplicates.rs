@@ -5,12 +5,13 @@
 //! entries with it. Delayed messages have a share of their own, because a delay server repeats
 //! its sends later than a producer does, when thousands of others may have come in between.
 
+mod chunked;
 pub(crate) mod files;
 pub(crate) mod rebuild;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use chunked::Chunked;
 use hashbrown::HashTable;
 use qmq_model::payload::{FLAG_DELAY, FLAG_TAGS};
 use qmq_model::{MessageOffset, UnixMillis};
@@ -19,6 +20,8 @@ use uuid::Uuid;
 
 /// What an entry costs in memory at most: itself, and its place in a table that is half empty.
 pub const DUPLICATE_ENTRY_BYTES: usize = size_of::<Entry>() + 12;
+/// What the window costs beside that at most: chunks that are not full, and small tables.
+pub const DUPLICATE_FIXED_BYTES: usize = 1 << 20;
 /// Entries that go younger than this for lack of room are counted: a repeat may slip through.
 pub const DUPLICATE_YOUNG: Duration = Duration::from_secs(30);
 /// One part in this many of the room belongs to delayed messages.
@@ -91,12 +94,15 @@ pub(crate) struct Entry {
     pub(crate) time: UnixMillis,
 }
 
+/// Tables of one share, by hash: a table that grows moves all of it, and senders wait meanwhile.
+const TABLES: usize = 256;
+
 /// Entries of one kind, oldest first.
 #[derive(Debug)]
 struct Share {
-    entries: VecDeque<Entry>,
+    entries: Chunked,
     /// Numbers of entries by fingerprint.
-    places: HashTable<u32>,
+    places: Vec<HashTable<u32>>,
     /// Number of the first entry; they rise by 1, and wrap.
     first: u32,
     entries_max: usize,
@@ -105,8 +111,8 @@ struct Share {
 impl Share {
     fn new(entries_max: usize) -> Self {
         Self {
-            entries: VecDeque::new(),
-            places: HashTable::new(),
+            entries: Chunked::default(),
+            places: (0..TABLES).map(|_| HashTable::new()).collect(),
             first: 0,
             entries_max: entries_max.min(u32::MAX as usize),
         }
@@ -114,10 +120,11 @@ impl Share {
 
     fn find(&self, fingerprint: Fingerprint) -> Option<&Entry> {
         let (entries, first) = (&self.entries, self.first);
-        let place = self.places.find(hash(fingerprint), |place| {
-            entries[at(first, *place)].fingerprint == fingerprint
+        let table = &self.places[table(fingerprint)];
+        let place = table.find(hash(fingerprint), |place| {
+            entries.get(at(first, *place)).fingerprint == fingerprint
         })?;
-        Some(&entries[at(first, *place)])
+        Some(entries.get(at(first, *place)))
     }
 
     /// Adds an entry behind all others; returns the one that had to go for it.
@@ -127,19 +134,13 @@ impl Share {
         }
         let is_full = self.entries.len() == self.entries_max;
         let evicted = if is_full { self.pop_front() } else { None };
-        if self.entries.len() == self.entries.capacity() {
-            // Doubles, but never beyond the bound.
-            let more = self.entries.len().max(64);
-            self.entries
-                .reserve_exact(more.min(self.entries_max - self.entries.len()));
-        }
         let count = u32::try_from(self.entries.len()).expect("at most entries_max");
         let place = self.first.wrapping_add(count);
         self.entries.push_back(entry);
         let (entries, first) = (&self.entries, self.first);
-        let of = |place: &u32| entries[at(first, *place)].fingerprint;
+        let of = |place: &u32| entries.get(at(first, *place)).fingerprint;
         // Of equal ones the newest counts.
-        self.places
+        self.places[table(entry.fingerprint)]
             .entry(
                 hash(entry.fingerprint),
                 |place| of(place) == entry.fingerprint,
@@ -165,9 +166,8 @@ impl Share {
     }
 
     fn forget(&mut self, fingerprint: Fingerprint, place: u32) {
-        let found = self
-            .places
-            .find_entry(hash(fingerprint), |known| *known == place);
+        let found =
+            self.places[table(fingerprint)].find_entry(hash(fingerprint), |known| *known == place);
         if let Ok(found) = found {
             found.remove();
         }
@@ -176,6 +176,11 @@ impl Share {
 
 fn at(first: u32, place: u32) -> usize {
     place.wrapping_sub(first) as usize
+}
+
+/// Which table: by bits that [`hash`] does not use.
+fn table(fingerprint: Fingerprint) -> usize {
+    usize::try_from(fingerprint.0 >> 64 & (TABLES as u128 - 1)).expect("below the number of tables")
 }
 
 fn hash(fingerprint: Fingerprint) -> u64 {
@@ -285,9 +290,7 @@ impl Duplicates {
                 let entries = &share.entries;
                 let from = entries.partition_point(|entry| entry.end.0 <= above);
                 let to = entries.partition_point(|entry| entry.end.0 <= upto);
-                entries
-                    .range(from..to.max(from))
-                    .map(move |entry| (entry, delayed))
+                (from..to.max(from)).map(move |at| (entries.get(at), delayed))
             })
     }
 

@@ -24,7 +24,7 @@ mod run;
 mod tag_mask;
 
 pub use config::{Background, FlushMode, Retention, Sabotage, StoreConfig};
-pub use duplicates::{DUPLICATE_ENTRY_BYTES, DUPLICATE_YOUNG, Fingerprint};
+pub use duplicates::{DUPLICATE_ENTRY_BYTES, DUPLICATE_FIXED_BYTES, DUPLICATE_YOUNG, Fingerprint};
 pub use error::{AppendError, Error, ReadError};
 pub use format::LogKind;
 pub use fs::RealFs;

@@ -79,6 +79,9 @@ impl<'a> Reader<'a> {
                 Err(reason) => Err(reason),
             };
             match read {
+                // A socket that always has more would keep the thread, and what other sockets
+                // bring, waiting for many reads.
+                Ok(()) if self.inbound.is_busy() => tokio::task::yield_now().await,
                 Ok(()) => {}
                 Err(CloseReason::Drained) => return self.drain().await,
                 Err(reason) => return reason,

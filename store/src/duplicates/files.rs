@@ -25,7 +25,7 @@ use crate::format::{
 use crate::fs::{FileSystem, OpenMode, read_file};
 
 /// A file is written when this many entries are in none, ...
-const FILE_ENTRIES: usize = 1 << 16;
+const FILE_ENTRIES: usize = 1 << 14;
 /// ... or when this many bytes of the messagelog are in none, and with every checkpoint.
 const FILE_LOG_BYTES: u64 = 256 << 20;
 const HEAD_BYTES: usize = 44;
