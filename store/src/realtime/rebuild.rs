@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use qmq_model::names::SubjectKind;
 use qmq_model::{ConsumerGroup, ConsumerId, MessageOffset, MessageSequence, Subject};
 
 use crate::checkpoint::Checkpoint;
@@ -250,6 +251,8 @@ pub(crate) struct Actions {
     /// Up to where groups were known to have come that were reset since the last damage, and have
     /// not pulled since.
     reset_from: HashMap<(Subject, ConsumerGroup), i64>,
+    /// Groups that were forgotten: who comes back may begin anywhere.
+    forgotten: HashSet<(Subject, ConsumerGroup)>,
     /// Ends of the subjects when the checkpoint was written.
     first_unknown: HashMap<Subject, MessageSequence>,
 }
@@ -273,6 +276,7 @@ impl Actions {
             settled: HashSet::new(),
             orphans: Vec::new(),
             reset_from: HashMap::new(),
+            forgotten: HashSet::new(),
             first_unknown: checkpoint
                 .map(|found| found.subjects.iter().cloned().collect())
                 .unwrap_or_default(),
@@ -318,15 +322,17 @@ impl Actions {
         let (subject, group) = control.key();
         let key = (subject.clone(), group.clone());
         match control {
-            Control::Reset { .. } if self.is_damaged && !self.settled.contains(&key) => {
+            Control::Reset { next, .. } if self.is_damaged && !self.settled.contains(&key) => {
                 // How far the group had come is not known any more: the next pull shows only
-                // where it was put.
-                let known = self.known(subject, group);
-                self.reset_from.entry(key).or_insert(known);
+                // where it was put. What it was handed from there on may be lost as well.
+                let known = self.known(subject, group).min(next.0);
+                let from = self.reset_from.entry(key).or_insert(known);
+                *from = known.min(*from);
             }
             Control::Reset { .. } => {}
             Control::ForgetGroup { .. } => {
                 self.reset_from.remove(&key);
+                self.forgotten.insert(key.clone());
                 self.settled.insert(key);
             }
         }
@@ -337,7 +343,10 @@ impl Actions {
     fn known(&self, subject: &Subject, group: &ConsumerGroup) -> i64 {
         match self.progress.group(subject.as_str(), group.as_str()) {
             Some(group) => group.next.0,
-            // A group that the checkpoint does not know began behind it. If this is its very
+            // Groups of retry subjects begin with the oldest message.
+            None if matches!(subject.kind(), SubjectKind::Retry { .. }) => 0,
+            None if self.forgotten.contains(&(subject.clone(), group.clone())) => 0,
+            // Others that the checkpoint does not know began behind it. If this is its very
             // first contact it gets messages it never asked for; that is better than none.
             None => self.first_unknown.get(subject).map_or(0, |next| next.0),
         }

@@ -200,38 +200,62 @@ impl Scrub {
         let positions = self.reader.positions(LogKind::Message);
         let end = positions.visible.min(positions.durable);
         let range = base..end.min(base + segments.segment_bytes()).max(base);
+        // A broken length can claim the records behind it as well: the index knows better.
+        let mut left = vec![range];
+        while let Some(range) = left.pop() {
+            self.examine_range(segments, range, stretches, known, &mut left)?;
+        }
+        Ok(())
+    }
+
+    fn examine_range(
+        &self,
+        segments: &Segments,
+        range: Range<u64>,
+        stretches: &[Stretch],
+        known: &mut HashSet<(LogKind, u64, DamageKind)>,
+        left: &mut Vec<Range<u64>>,
+    ) -> Result<(), Error> {
         let mut verifier = Verifier::new(segments, stretches, std::iter::empty());
         let format = MessageFormat::default();
         scan(segments, &format, range, &mut verifier, |found| {
-            let (range, kind, item) = match found {
+            let (mut range, kind, item) = match found {
                 Found::Record {
                     range,
                     item,
                     is_trusted,
-                } if !is_trusted && !self.is_indexed(&range, &item) => {
+                } if !is_trusted && self.indexed_end(&range, &item).is_none() => {
                     (range, DamageKind::Untrusted, None)
                 }
                 Found::Record { .. } => return,
                 Found::Damage { range, item } => (range, DamageKind::Record, item),
                 Found::Missing { range } => (range, DamageKind::Missing, None),
             };
-            let item = item.filter(|item| self.is_indexed(&range, item));
+            let end = item
+                .as_ref()
+                .and_then(|item| self.indexed_end(&range, item));
+            let item = item.filter(|_| end.is_some());
+            if let Some(end) = end.filter(|end| *end < range.end) {
+                left.push(end..range.end);
+                range.end = end;
+            }
             self.reader.quarantine_bytes(&range);
             self.add(known, LogKind::Message, range, kind, item);
         })
     }
 
-    /// Whether the index, which was made while the record was good, says the same of it.
-    fn is_indexed(&self, range: &Range<u64>, item: &MessageItem) -> bool {
-        let Some(id) = self.reader.subject(&item.subject) else {
-            return false;
-        };
+    /// Where the record ends by the index, which was made while it was good; `None` when there is
+    /// no such record there.
+    fn indexed_end(&self, range: &Range<u64>, item: &MessageItem) -> Option<u64> {
+        let id = self.reader.subject(&item.subject)?;
         let mut found = Vec::new();
         let wanted = item.sequence..item.sequence.plus(1);
         let looked = self
             .reader
             .locate_blocking(id, wanted, 1, usize::MAX, &mut found);
-        looked.is_ok() && found.first().is_some_and(|at| at.offset.0 == range.start)
+        looked.ok()?;
+        let at = found.first().filter(|at| at.offset.0 == range.start)?;
+        Some(at.offset.0 + u64::from(at.bytes))
     }
 
     fn add(
