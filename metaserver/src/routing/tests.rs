@@ -262,3 +262,37 @@ fn an_illegal_subject_gets_its_producer_one_group_that_takes_messages() {
         .insert(ANY.to_owned(), ["c".to_owned()].into());
     assert_eq!(chosen(&view, ClientType::Producer).as_deref(), Some("d"));
 }
+
+#[test]
+fn a_producer_of_delayed_messages_gets_two_delay_groups_that_take_them() {
+    let mut view = view([
+        group("d1", GroupKind::Delay, BrokerState::ReadWrite, "tagged"),
+        group("d2", GroupKind::Delay, BrokerState::ReadWrite, ""),
+        group("d3", GroupKind::Delay, BrokerState::ReadWrite, ""),
+        group("gone", GroupKind::Delay, BrokerState::Away, ""),
+        normal("n", BrokerState::ReadWrite),
+    ]);
+    let mut random = random();
+    let mut asked = |view: &View| {
+        let answer = view.answer(
+            "s",
+            Some(&route(&["n"])),
+            ClientType::DelayProducer,
+            &mut random,
+        );
+        names(&answer)
+    };
+    let mut seen = HashSet::new();
+    for _ in 0..100 {
+        let answer = asked(&view);
+        assert_eq!(answer.len(), DELAY_GROUPS_MAX, "{answer:?}");
+        seen.extend(answer);
+    }
+    // Drawn anew each time, whatever their tags; no subject has a home among them.
+    let mut seen: Vec<_> = seen.into_iter().collect();
+    seen.sort_unstable();
+    assert_eq!(seen, ["d1", "d2", "d3"]);
+    view.readonly
+        .insert(ANY.to_owned(), ["d1".to_owned(), "d3".to_owned()].into());
+    assert_eq!(asked(&view), ["d2"]);
+}
