@@ -1,0 +1,7 @@
+//! Delay server: keeps messages until they are due, then sends them to realtime brokers.
+//!
+//! What is here decides when a message leaves and to whom, without IO and without a clock: the
+//! same inputs give the same outputs, so the rules are tested by simulation.
+
+pub mod pending;
+pub mod wheel;
