@@ -1,6 +1,7 @@
 //! A message as applications see it, and its way to and from [`Payload`] bytes.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -94,6 +95,17 @@ impl Message {
             Some((_, old)) => *old = value,
             None => self.properties.push((key.to_owned(), value)),
         }
+    }
+
+    /// It shall be delivered `after` its creation has passed, not before. Replaces an earlier time.
+    pub fn delay(&mut self, after: Duration) {
+        self.due = Some(self.created.plus(after));
+    }
+
+    /// It shall be delivered at `time`, not before. Replaces an earlier time; one that has passed
+    /// when the message is sent means now.
+    pub fn at(&mut self, time: impl Into<UnixMillis>) {
+        self.due = Some(time.into());
     }
 
     /// How often it was delivered, this time included.
@@ -210,6 +222,20 @@ mod tests {
         assert!(message.to_payload().is_ok());
         message.tags.insert(String::new());
         assert_eq!(message.to_payload(), Err(MessageError::Tags));
+    }
+
+    #[test]
+    fn a_delay_counts_from_the_creation() {
+        let mut message = Message {
+            created: UnixMillis(1_000),
+            ..Message::default()
+        };
+        message.delay(Duration::from_millis(1));
+        assert_eq!(message.due, Some(UnixMillis(1_001)));
+        message.at(UnixMillis(7));
+        assert_eq!(message.due, Some(UnixMillis(7)));
+        message.delay(Duration::MAX);
+        assert_eq!(message.due, Some(UnixMillis(i64::MAX)));
     }
 
     proptest! {

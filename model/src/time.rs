@@ -25,6 +25,20 @@ impl UnixMillis {
     }
 }
 
+impl From<SystemTime> for UnixMillis {
+    /// Parts of a millisecond count as a whole one, so that nothing is early by them.
+    fn from(time: SystemTime) -> Self {
+        let whole = |since: Duration| i64::try_from(since.as_nanos().div_ceil(1_000_000));
+        Self(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => whole(since).unwrap_or(i64::MAX),
+            Err(before) => {
+                let millis = i64::try_from(before.duration().as_millis());
+                millis.map_or(i64::MIN, |millis| -millis)
+            }
+        })
+    }
+}
+
 impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -89,6 +103,15 @@ mod tests {
             UnixMillis(i64::MAX).plus(Duration::from_secs(1)),
             UnixMillis(i64::MAX)
         );
+    }
+
+    #[test]
+    fn a_time_of_the_system_is_never_moved_forward() {
+        let at = |nanos: u64| UNIX_EPOCH + Duration::from_nanos(nanos);
+        assert_eq!(UnixMillis::from(at(5_000_000)), UnixMillis(5));
+        assert_eq!(UnixMillis::from(at(5_000_001)), UnixMillis(6));
+        let before = UNIX_EPOCH - Duration::from_micros(1_500);
+        assert_eq!(UnixMillis::from(before), UnixMillis(-1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 mod consumer;
+mod delayed;
 mod fake;
 mod leftovers;
 mod listener;
