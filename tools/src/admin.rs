@@ -1,14 +1,17 @@
-//! The management interface of the metaserver: one POST per action, answered with one line.
+//! The management interface of the metaserver: one POST per action, answered with one line; and how
+//! servers are asked over HTTP at all.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use crate::cli::Metaserver;
 use crate::output::Outcome;
 
+/// Header with the token that servers ask for.
+pub(crate) const TOKEN: &str = "X-Api-Token";
 /// Longest wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait for the answer: some actions talk to every broker of a subject.
@@ -26,35 +29,56 @@ pub(crate) async fn run(
     action: &str,
     parameters: &[(&str, &str)],
 ) -> Result<Outcome> {
+    let (outcome, line) = ask(metaserver, token, action, parameters).await?;
+    println!("{line}");
+    Ok(outcome)
+}
+
+/// Runs `action`; whether the metaserver agreed, and its answer on one line.
+///
+/// # Errors
+/// When there is no answer, or none of a metaserver.
+pub(crate) async fn ask(
+    metaserver: &Metaserver,
+    token: &str,
+    action: &str,
+    parameters: &[(&str, &str)],
+) -> Result<(Outcome, String)> {
     let url = metaserver.url("/management");
     let form: Vec<_> = [("action", action)]
         .iter()
         .chain(parameters)
         .copied()
         .collect();
-    // The metaserver is a neighbour: a proxy for the outside world does not lead to it.
-    let http = Client::builder()
-        .no_proxy()
-        .connect_timeout(CONNECT_WAIT)
-        .timeout(ANSWER_WAIT)
-        .build()?;
-    let request = http.post(&url).header("X-Api-Token", token).form(&form);
-    let answer = request
-        .send()
-        .await
-        .with_context(|| format!("{action} at {metaserver}"))?;
-    let status = answer.status();
-    let text = read(answer)
+    let request = http()?.post(&url).header(TOKEN, token).form(&form);
+    let (status, text) = answer_to(request)
         .await
         .with_context(|| format!("{action} at {metaserver}"))?;
     let line = one_line(&text);
     match judge(status, &line) {
-        Some(outcome) => {
-            println!("{line}");
-            Ok(outcome)
-        }
+        Some(outcome) => Ok((outcome, line)),
         None => bail!("{action} at {metaserver}: status {status}: {line}"),
     }
+}
+
+/// Asks servers of the cluster. They are neighbours: a proxy for the outside world does not lead to
+/// them.
+///
+/// # Errors
+/// When this machine cannot.
+pub(crate) fn http() -> Result<Client> {
+    let builder = Client::builder().no_proxy();
+    let builder = builder.connect_timeout(CONNECT_WAIT).timeout(ANSWER_WAIT);
+    Ok(builder.build()?)
+}
+
+/// Status and text of an answer.
+///
+/// # Errors
+/// When there is none, or it is longer than any of ours.
+pub(crate) async fn answer_to(request: RequestBuilder) -> Result<(StatusCode, String)> {
+    let answer = request.send().await?;
+    Ok((answer.status(), read(answer).await?))
 }
 
 async fn read(mut answer: Response) -> Result<String> {

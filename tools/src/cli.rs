@@ -7,12 +7,15 @@ use clap::{Parser, Subcommand};
 
 use crate::command::add_broker::AddBroker;
 use crate::command::bench::Bench;
+use crate::command::delay::Delay;
 use crate::command::list_brokers::ListBrokers;
 use crate::command::publish::Publish;
 use crate::command::subscribe::Subscribe;
 
 /// Port of a metaserver's HTTP side when none is given.
 const HTTP_PORT_DEFAULT: u16 = 8080;
+/// `admin.port` of a delay server that sets none.
+pub(crate) const DELAY_ADMIN_PORT_DEFAULT: u16 = 20884;
 
 /// Tools for a QMQ cluster.
 ///
@@ -38,30 +41,40 @@ pub(crate) enum Command {
     /// Consumes messages: prints each as one line of JSON and acknowledges it.
     #[command(name = "sub", version)]
     Subscribe(Subscribe),
+    /// Looks for messages that are to come later, and cancels or moves them.
+    #[command(version)]
+    Delay(Delay),
     /// Measures a broker with load of its own, and checks what comes back.
     #[command(name = "bench", version)]
     Bench(Box<Bench>),
 }
 
 /// `host[:port]` of a metaserver's HTTP side.
+pub(crate) type Metaserver = HttpServer<HTTP_PORT_DEFAULT>;
+/// `host[:port]` of a delay server's HTTP side.
+pub(crate) type DelayServer = HttpServer<DELAY_ADMIN_PORT_DEFAULT>;
+
+/// `host[:port]` of a server's HTTP side, with its default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Metaserver {
+pub(crate) struct HttpServer<const PORT: u16> {
     authority: String,
 }
 
-impl Metaserver {
+impl<const PORT: u16> HttpServer<PORT> {
     /// The URL of `path`, which begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.authority)
     }
+}
 
+impl Metaserver {
     /// What clients are configured with.
     pub(crate) fn address_url(&self) -> String {
         self.url("/meta/address")
     }
 }
 
-impl FromStr for Metaserver {
+impl<const PORT: u16> FromStr for HttpServer<PORT> {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -77,7 +90,7 @@ impl FromStr for Metaserver {
                 &text[..host_end + at],
                 text[host_end + at + 1..].parse().ok(),
             ),
-            None => (text, Some(HTTP_PORT_DEFAULT)),
+            None => (text, Some(PORT)),
         };
         match port {
             Some(port) if port > 0 && !host.is_empty() => Ok(Self {
@@ -88,7 +101,7 @@ impl FromStr for Metaserver {
     }
 }
 
-impl fmt::Display for Metaserver {
+impl<const PORT: u16> fmt::Display for HttpServer<PORT> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.authority)
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod add_broker;
 pub(crate) mod bench;
+pub(crate) mod delay;
 pub(crate) mod list_brokers;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
@@ -20,6 +21,7 @@ pub(crate) async fn run(command: Command) -> Result<Outcome> {
         Command::AddBroker(command) => command.run().await,
         Command::ListBrokers(command) => command.run().await,
         Command::Bench(command) => command.run().await,
+        Command::Delay(command) => command.run().await,
         Command::Publish(command) => command.run().await,
         Command::Subscribe(command) => command.run().await,
     }

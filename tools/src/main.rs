@@ -4,7 +4,9 @@ mod admin;
 mod bench;
 mod cli;
 mod command;
+mod delay;
 mod output;
+mod when;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

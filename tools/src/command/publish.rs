@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::Metaserver;
 use crate::output::{Outcome, pace};
+use crate::when::{Moment, duration};
 
 /// Name under which the application shows up at the metaserver.
 pub(crate) const APP_CODE: &str = "qmq-tools";
@@ -52,6 +53,13 @@ pub(crate) struct Publish {
     /// Fills each message up with so many bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = size)]
     size: usize,
+    /// Delivered so long after it is sent, by a delay server: 250ms, 90s, 30m, 1h30m, 2d.
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Delivered at this time, by a delay server: 2026-11-21T18:00:00+08:00, "2026-11-21 18:00"
+    /// (local), 1795159757436 (milliseconds).
+    #[arg(long, value_name = "TIME")]
+    at: Option<Moment>,
 }
 
 /// Property names of the servers and clients begin with this.
@@ -123,6 +131,12 @@ impl Publish {
         }
         for (key, value) in &self.property {
             message.set_property(key, value);
+        }
+        if let Some(after) = self.delay {
+            message.delay(after);
+        }
+        if let Some(at) = self.at {
+            message.at(at.from(message.created));
         }
         let mut left = self.size;
         for part in 0.. {

@@ -4,6 +4,7 @@
 mod admin;
 mod bench;
 mod cluster;
+mod delay;
 mod http;
 mod messages;
 
