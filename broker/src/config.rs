@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qmq_daemon::registration::MetaEndpoint;
+use qmq_daemon::member::MemberConfig;
 use qmq_daemon::settings::{Settings, SettingsError};
 use qmq_store::{FlushMode, Retention, StoreConfig};
 
@@ -12,14 +12,8 @@ use crate::subscription::Patience;
 /// Everything a broker can be told. Keys are those of `broker.properties`.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    /// `broker.port`: where clients connect. 0 takes a free one. Default: 20881.
-    pub port: u16,
-    /// `sync.port`: where slaves will connect; announced, not yet served. Default: 20882.
-    pub sync_port: u16,
-    /// `admin.port`: metrics and health over HTTP. 0 takes a free one. Default: 20883.
-    pub admin_port: u16,
-    /// `meta.server.endpoint`: URL that tells the metaserver's address. Required.
-    pub meta_endpoint: MetaEndpoint,
+    /// Where it listens and whom it reports to. Default of `admin.port`: 20883.
+    pub member: MemberConfig,
     /// `store.root`: folder of the store. Default: `data/broker`.
     pub store_root: PathBuf,
     /// `flush.disk.type`: when a send is answered. Default: `sync`.
@@ -54,12 +48,8 @@ pub struct BrokerConfig {
     /// `subjects.max`: subjects that messages are taken for; each costs some hundred bytes of
     /// memory for ever. Messages for further ones are refused. Default: 1 000 000.
     pub subjects_max: usize,
-    /// `server.connections.max`: clients connected at a time. Default: 20 000.
-    pub connections_max: usize,
     /// `shutdown.drain.seconds`: how long a stopping broker waits for started requests. Default: 10.
     pub drain: Duration,
-    /// `ports.file`: where to write the ports in use, for scripts that let us choose. Default: none.
-    pub ports_file: Option<PathBuf>,
 }
 
 impl BrokerConfig {
@@ -78,10 +68,7 @@ impl BrokerConfig {
             "message.sync.timeout.ms",
         ]);
         Ok(Self {
-            port: settings.get("broker.port", 20881)?,
-            sync_port: settings.get("sync.port", 20882)?,
-            admin_port: settings.get("admin.port", 20883)?,
-            meta_endpoint: settings.required("meta.server.endpoint")?,
+            member: MemberConfig::from_settings(settings, 20883)?,
             store_root: settings.get("store.root", "data/broker".to_owned())?.into(),
             flush: flush_mode(settings)?,
             checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
@@ -107,9 +94,7 @@ impl BrokerConfig {
             env_rules_url: env_rules_url(settings)?,
             reply_bytes_max: settings.number("pull.reply.bytes.max", 4 << 20, 1024..=(64 << 20))?,
             subjects_max: settings.number("subjects.max", 1_000_000, 1..=100_000_000)?,
-            connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
             drain: Duration::from_secs(settings.number("shutdown.drain.seconds", 10, 0..=600)?),
-            ports_file: settings.optional("ports.file")?,
         })
     }
 
@@ -221,7 +206,7 @@ mod tests {
             .filter(|(key, _)| !process.contains(&key.as_str()))
             .collect();
         assert!(unknown.is_empty(), "{unknown:?}");
-        let endpoint = sample.meta_endpoint.to_string();
+        let endpoint = sample.member.meta_endpoint.to_string();
         let defaults = Settings::of_pairs("broker", &[("meta.server.endpoint", &endpoint)]);
         let defaults = BrokerConfig::from_settings(&defaults).unwrap();
         assert_eq!(format!("{sample:?}"), format!("{defaults:?}"));

@@ -10,8 +10,8 @@ use qmq_remoting::Responder;
 use qmq_store::{Action, Control, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-use crate::handler::send::Refused;
-use crate::lanes::Lanes;
+use qmq_daemon::lanes::Lanes;
+use qmq_daemon::receive::Refused;
 
 /// Send requests that may wait for the writer; their bytes are bounded by the server's budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;

@@ -18,7 +18,6 @@ pub mod filter;
 pub mod handler;
 pub mod http;
 pub mod inbox;
-mod lanes;
 pub mod metrics;
 pub mod portion;
 pub mod serving;

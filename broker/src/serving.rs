@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use qmq_daemon::member;
 use qmq_model::Clock;
 use qmq_remoting::{DrainReport, Server};
 use qmq_store::{Error, Opened};
@@ -101,25 +102,22 @@ impl Serving {
             drain: config.drain,
         })
     }
+}
 
-    /// From now on sends are refused with "read only"; pulls and acks go on.
-    pub fn refuse_sends(&self) {
+impl member::Serving for Serving {
+    /// Pulls and acks go on.
+    fn refuse_sends(&self) {
         self.writable.store(false, Ordering::Relaxed);
     }
 
-    /// Waits until the store fails. Nothing can be stored or promised after that.
-    pub async fn failed(&mut self) -> anyhow::Error {
+    async fn failed(&mut self) -> anyhow::Error {
         match (&mut self.writer).await {
             Ok(Err(error)) => anyhow::Error::new(error).context("the store failed"),
             Ok(Ok(())) | Err(_) => anyhow!("the writer thread ended"),
         }
     }
 
-    /// Finishes started requests, then writes and closes the store.
-    ///
-    /// # Errors
-    /// When the store cannot be closed; it will recover at the next start.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    async fn stop(self) -> anyhow::Result<()> {
         self.refuse_sends();
         self.stop_server.cancel();
         match tokio::time::timeout(self.drain * 2, self.server).await {

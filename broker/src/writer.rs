@@ -16,12 +16,12 @@ use qmq_store::{
 };
 use tracing::{error, info, warn};
 
-use crate::handler::send::{self, Refused};
 use crate::inbox::{
     ActionDone, Actions, CopyBatch, CopyDone, CopyRefused, Inbox, Ordered, SendBatch, Taken,
 };
 use crate::metrics::Metrics;
 use crate::waiting::Waiting;
+use qmq_daemon::receive::{self, Refused};
 
 /// Pull sequences handed out whose actions are written but not durable: when there are more, the
 /// actionlog is synced. Those still queued come on top.
@@ -159,7 +159,7 @@ impl Writer {
             .wake(&self.published, |id| self.reader.name(id));
         sends
             .into_iter()
-            .for_each(|send| send::answer(send.responder, &send.refused, &send.listed));
+            .for_each(|send| receive::answer(send.responder, &send.refused, &send.listed));
         // Nobody listens any more when the shard is gone: nothing to do.
         for then in copied {
             let _ = then.send(Ok(()));

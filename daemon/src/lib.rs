@@ -8,13 +8,18 @@ pub mod address;
 pub mod admin;
 pub mod failure;
 pub mod http;
+pub mod lanes;
 pub mod logging;
+pub mod member;
 pub mod metrics;
 mod open_files;
+pub mod parameters;
 pub mod process;
+pub mod receive;
 pub mod registration;
 pub mod settings;
 pub mod shutdown;
+pub mod tokens;
 
 pub use failure::{FailureKind, StartError};
 pub use settings::{Settings, SettingsArgs, SettingsError};

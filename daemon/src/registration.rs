@@ -49,6 +49,8 @@ pub struct BrokerIdentity {
     pub serve_port: u16,
     /// Port that slaves use.
     pub sync_port: u16,
+    /// The role this program has: named in the command that adds it.
+    pub serves: BrokerRole,
 }
 
 /// The entry of this broker process.

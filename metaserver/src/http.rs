@@ -2,7 +2,6 @@
 
 mod address;
 mod management;
-mod parameters;
 
 use std::sync::Arc;
 

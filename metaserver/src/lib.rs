@@ -18,7 +18,6 @@ pub mod routing;
 pub mod snapshot;
 pub mod start;
 mod state;
-pub mod tokens;
 
 pub use config::MetaserverConfig;
 pub use start::{RunningMetaserver, start};

@@ -31,7 +31,7 @@ use crate::liveness::Liveness;
 use crate::metrics::Counters;
 use crate::snapshot::Snapshots;
 use crate::state::{State, WAITING_CLIENTS_MAX};
-use crate::tokens::Tokens;
+use qmq_daemon::tokens::Tokens;
 
 /// How long a stop waits for started requests; a client waits 2 s for its first route.
 const DRAIN: Duration = Duration::from_secs(5);

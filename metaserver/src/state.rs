@@ -14,7 +14,7 @@ use crate::db::Db;
 use crate::liveness::Liveness;
 use crate::metrics::Counters;
 use crate::snapshot::Snapshots;
-use crate::tokens::Tokens;
+use qmq_daemon::tokens::Tokens;
 
 /// Clients that may wait for their first route, or for its assignment, at the same time; others
 /// are answered at once with what is known.

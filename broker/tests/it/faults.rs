@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use qmq_daemon::member::Serving as _;
 use qmq_protocol::CommandCode;
 use qmq_store::fs::faulty::{FaultyFs, SyncFailure};
 

@@ -9,6 +9,7 @@ use qmq_broker::config::BrokerConfig;
 use qmq_broker::http::LateShards;
 use qmq_broker::serving::Serving;
 use qmq_daemon::Settings;
+use qmq_daemon::member::Serving as _;
 use qmq_daemon::metrics::Metrics;
 use qmq_model::{Clock, ManualClock, Message, SystemClock, UnixMillis};
 use qmq_protocol::command::ack::AckRequest;

@@ -74,9 +74,11 @@ impl RegistrationError {
             ip,
             serve_port,
             sync_port,
+            serves,
         } = identity;
+        let role = serves.code();
         let command = format!(
-            "bin/tools.sh AddBroker --metaserver={} --token=<token> --brokerGroup=<name> --role=0 \
+            "bin/tools.sh AddBroker --metaserver={} --token=<token> --brokerGroup=<name> --role={role} \
              --hostname={hostname} --ip={ip} --servePort={serve_port} --syncPort={sync_port}",
             endpoint.authority(),
         );

@@ -27,6 +27,7 @@ fn identity(hostname: &str) -> BrokerIdentity {
         ip: Ipv4Addr::new(10, 0, 0, 1),
         serve_port: 20881,
         sync_port: 20882,
+        serves: BrokerRole::Master,
     }
 }
 

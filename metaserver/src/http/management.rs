@@ -14,13 +14,10 @@ use axum::extract::{RawQuery, State as Shared};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use qmq_daemon::parameters::Parameters;
 use serde::Serialize;
-use tracing::{info, warn};
 
-use super::parameters::Parameters;
 use crate::state::State;
-
-const TOKEN_HEADER: &str = "X-Api-Token";
 
 /// What an action answers: the data, or why it was refused.
 type Outcome<T> = Result<T, String>;
@@ -33,12 +30,9 @@ pub(super) async fn post(
     body: Bytes,
 ) -> Response {
     let parameters = Parameters::read(query.as_deref(), &headers, &body);
-    let token = headers
-        .get(TOKEN_HEADER)
-        .and_then(|value| value.to_str().ok());
     match parameters.text("action") {
         "" => "the parameter action is missing\n".into_response(),
-        "AddBroker" => match authorize(&state, token, "AddBroker").await {
+        "AddBroker" => match state.tokens.authorize(&headers, "AddBroker").await {
             Ok(()) => envelope(add_broker::run(&state.db, &parameters).await),
             Err(refusal) => envelope::<()>(Err(refusal)),
         },
@@ -46,27 +40,6 @@ pub(super) async fn post(
         unknown => {
             let shown: String = unknown.chars().take(100).collect();
             format!("unknown action {shown:?}\n").into_response()
-        }
-    }
-}
-
-/// Takes calls with a valid token, and notes whose it was.
-async fn authorize(state: &State, token: Option<&str>, action: &'static str) -> Outcome<()> {
-    let tokens = state.tokens.clone();
-    let presented = token.unwrap_or_default().to_owned();
-    let owner = tokio::task::spawn_blocking(move || tokens.owner(&presented)).await;
-    match owner {
-        Ok(Some(owner)) => {
-            info!(action, owner, "management call");
-            Ok(())
-        }
-        _ => {
-            warn!(
-                action,
-                has_token = token.is_some(),
-                "management call without a valid token"
-            );
-            Err(format!("no valid api token in the header {TOKEN_HEADER}"))
         }
     }
 }

@@ -309,6 +309,7 @@ async fn a_broker_of_ours_registers_and_takes_its_leave() {
         ip: Ipv4Addr::new(10, 0, 0, 1),
         serve_port: 20881,
         sync_port: 20882,
+        serves: BrokerRole::Master,
     };
     let timing = Timing::default();
     let error = registration::acquire(&endpoint, &identity, timing)

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::broker_meta::BrokerMeta;
 use crate::db::Db;
 use crate::db::broker::{BrokerRow, GROUP_MAX, HOSTNAME_MAX};
-use crate::http::parameters::Parameters;
+use qmq_daemon::parameters::Parameters;
 
 /// A master, a slave and a backup.
 const BROKERS_PER_GROUP_MAX: usize = 3;

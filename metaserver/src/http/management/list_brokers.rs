@@ -5,7 +5,7 @@ use tracing::warn;
 use super::Outcome;
 use super::broker_meta::BrokerMeta;
 use crate::db::Db;
-use crate::http::parameters::Parameters;
+use qmq_daemon::parameters::Parameters;
 
 /// Reads the optional parameter `brokerGroup`; empty means all.
 pub(super) async fn run(db: &Db, parameters: &Parameters) -> Outcome<Vec<BrokerMeta>> {

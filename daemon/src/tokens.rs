@@ -3,8 +3,13 @@
 use std::hint::black_box;
 use std::path::PathBuf;
 
-use qmq_daemon::settings::properties;
-use tracing::warn;
+use axum::http::HeaderMap;
+use tracing::{info, warn};
+
+use crate::settings::properties;
+
+/// The header that carries the token.
+pub const TOKEN_HEADER: &str = "X-Api-Token";
 
 /// `valid-api-tokens.properties`: each key is a token, its value says whose it is. The file is read
 /// at each call, so that a change counts at once; management calls are rare.
@@ -40,6 +45,33 @@ impl Tokens {
             }
         }
         owner
+    }
+
+    /// Takes calls of `action` with a valid token, and notes whose it was.
+    ///
+    /// # Errors
+    /// What to tell a caller without one.
+    pub async fn authorize(&self, headers: &HeaderMap, action: &'static str) -> Result<(), String> {
+        let token = headers
+            .get(TOKEN_HEADER)
+            .and_then(|value| value.to_str().ok());
+        let presented = token.unwrap_or_default().to_owned();
+        let tokens = self.clone();
+        let owner = tokio::task::spawn_blocking(move || tokens.owner(&presented)).await;
+        match owner {
+            Ok(Some(owner)) => {
+                info!(action, owner, "management call");
+                Ok(())
+            }
+            _ => {
+                warn!(
+                    action,
+                    has_token = token.is_some(),
+                    "management call without a valid token"
+                );
+                Err(format!("no valid api token in the header {TOKEN_HEADER}"))
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ const TURN_BYTES: usize = 16 << 10;
 
 /// Items with their size, by connection. Its owner bounds their number.
 #[derive(Debug)]
-pub(crate) struct Lanes<T> {
+pub struct Lanes<T> {
     by_connection: HashMap<u64, VecDeque<(usize, T)>>,
     /// Connections with items, the next one first.
     turns: VecDeque<u64>,
@@ -25,7 +25,7 @@ impl<T> Default for Lanes<T> {
 
 impl<T> Lanes<T> {
     /// Adds an item of `bytes` behind the others of its connection.
-    pub(crate) fn push(&mut self, connection: u64, bytes: usize, item: T) {
+    pub fn push(&mut self, connection: u64, bytes: usize, item: T) {
         let lane = self.by_connection.entry(connection).or_default();
         if lane.is_empty() {
             self.turns.push_back(connection);
@@ -33,12 +33,14 @@ impl<T> Lanes<T> {
         lane.push_back((bytes, item));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
     /// Moves items of about `bytes_max` to `taken`, at least one if there is any.
-    pub(crate) fn take(&mut self, bytes_max: usize, taken: &mut Vec<T>) {
+    pub fn take(&mut self, bytes_max: usize, taken: &mut Vec<T>) {
         let mut left = bytes_max;
         while left > 0
             && let Some(connection) = self.turns.pop_front()

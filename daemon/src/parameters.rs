@@ -9,11 +9,12 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The parameters of a request. The query wins over the body, the first of a key over the next.
 #[derive(Debug, Default)]
-pub(super) struct Parameters(Vec<(String, String)>);
+pub struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     /// Reads the query and, when it is a form, the body. Text is UTF-8.
-    pub(super) fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Self {
+    #[must_use]
+    pub fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Self {
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
@@ -36,7 +37,8 @@ impl Parameters {
     }
 
     /// A value; `None` when the key is missing.
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
         self.0
             .iter()
             .find(|(k, _)| k == key)
@@ -44,7 +46,8 @@ impl Parameters {
     }
 
     /// A value; empty when the key is missing.
-    pub(super) fn text(&self, key: &str) -> &str {
+    #[must_use]
+    pub fn text(&self, key: &str) -> &str {
         self.get(key).unwrap_or_default()
     }
 
@@ -52,7 +55,7 @@ impl Parameters {
     ///
     /// # Errors
     /// Says which one is missing or no number.
-    pub(super) fn number(&self, key: &str) -> Result<i32, String> {
+    pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, String> {
         let text = self.get(key).ok_or_else(|| format!("{key} is missing"))?;
         text.parse()
             .map_err(|_| format!("{key} {text:?} is not a number"))
@@ -77,8 +80,8 @@ mod tests {
         let parameters = Parameters::read(Some("a=query&a=again"), &headers, body);
         assert_eq!(parameters.get("a"), Some("query"));
         assert_eq!(parameters.get("b"), Some("订 x"));
-        assert_eq!(parameters.number("n"), Ok(7));
-        assert!(parameters.number("m").is_err());
-        assert!(parameters.number("missing").is_err());
+        assert_eq!(parameters.number("n"), Ok(7_i32));
+        assert!(parameters.number::<i32>("m").is_err());
+        assert!(parameters.number::<i32>("missing").is_err());
     }
 }
