@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qmq_daemon::member::MemberConfig;
+use qmq_daemon::member::{self, MemberConfig};
 use qmq_daemon::settings::{Settings, SettingsError};
 use qmq_store::{FlushMode, Retention, StoreConfig};
 
@@ -165,18 +165,8 @@ fn env_rules_url(settings: &Settings) -> Result<Option<String>, SettingsError> {
 }
 
 fn flush_mode(settings: &Settings) -> Result<FlushMode, SettingsError> {
-    let interval = settings.number("flush.interval.ms", 500, 10..=60_000)?;
-    match settings
-        .get("flush.disk.type", "sync".to_owned())?
-        .to_ascii_lowercase()
-        .as_str()
-    {
-        "sync" => Ok(FlushMode::Sync),
-        "async" => Ok(FlushMode::Async {
-            interval: Duration::from_millis(interval),
-        }),
-        _ => Err(settings.invalid("flush.disk.type", "neither sync nor async".to_owned())),
-    }
+    let interval = member::flush_interval(settings)?;
+    Ok(interval.map_or(FlushMode::Sync, |interval| FlushMode::Async { interval }))
 }
 
 #[cfg(test)]

@@ -48,3 +48,5 @@ pub use identity::default_client_id;
 pub use producer::{Producer, ProducerBuilder};
 pub use qmq_model::property::ValueError;
 pub use qmq_model::{Message, UnixMillis};
+pub use route::cache::RouteGroup;
+pub use route::finder::RouteFinder;

@@ -1,6 +1,7 @@
 //! Asks the metaserver which brokers serve a subject, and keeps asking.
 
 pub(crate) mod cache;
+pub(crate) mod finder;
 
 use std::sync::Arc;
 use std::time::Duration;

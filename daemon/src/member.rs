@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use axum::Router;
@@ -57,6 +58,24 @@ impl MemberConfig {
             connections_max: settings.number("server.connections.max", 20_000, 1..=1_000_000)?,
             ports_file: settings.optional("ports.file")?,
         })
+    }
+}
+
+/// `flush.disk.type` and `flush.interval.ms`: `None` when a message is acknowledged once it is on
+/// disk (`sync`, the default), else the most that a power cut can lose (`async`).
+///
+/// # Errors
+/// When the type is neither, or the interval out of range.
+pub fn flush_interval(settings: &Settings) -> Result<Option<Duration>, SettingsError> {
+    let interval = settings.number("flush.interval.ms", 500, 10..=60_000)?;
+    match settings
+        .get("flush.disk.type", "sync".to_owned())?
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "sync" => Ok(None),
+        "async" => Ok(Some(Duration::from_millis(interval))),
+        _ => Err(settings.invalid("flush.disk.type", "neither sync nor async".to_owned())),
     }
 }
 

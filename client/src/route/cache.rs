@@ -13,7 +13,7 @@ const EMPTY_GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// A broker group that serves the subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RouteGroup {
+pub struct RouteGroup {
     /// Its name.
     pub name: Arc<str>,
     /// `ip:port` of its master.
@@ -99,7 +99,7 @@ impl RouteCache {
 }
 
 /// The groups a client of this type may use, each name once.
-fn usable(client_type: ClientType, groups: &[BrokerGroup]) -> Vec<RouteGroup> {
+pub(super) fn usable(client_type: ClientType, groups: &[BrokerGroup]) -> Vec<RouteGroup> {
     let mut names = HashSet::new();
     let may_use = |group: &&BrokerGroup| {
         let state = match client_type {
