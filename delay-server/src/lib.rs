@@ -3,6 +3,8 @@
 //! What is here decides when a message leaves and to whom, without IO and without a clock: the
 //! same inputs give the same outputs, so the rules are tested by simulation.
 
+pub mod clock_watch;
 pub mod dispatch;
 pub mod pending;
 pub mod wheel;
+pub mod window;

@@ -247,6 +247,20 @@ impl Wheel {
         }
     }
 
+    /// Turns over what has passed and holds nothing, so that [`Self::end`] is as far ahead as it
+    /// can be.
+    pub fn catch_up(&mut self, now: UnixMillis) {
+        while self.position <= now.0 {
+            if self.near_len == 0 {
+                self.skip(now.0);
+            } else if self.near[millis_of(self.position)].is_empty() {
+                self.turn_to(self.position + 1);
+            } else {
+                return;
+            }
+        }
+    }
+
     /// When to look again: nothing is due before. `None`: there is nothing.
     #[must_use]
     pub fn next_wake(&self) -> Option<UnixMillis> {

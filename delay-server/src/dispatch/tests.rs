@@ -6,11 +6,13 @@ use super::limits::{PARKED_MAX, ROUTE_ASKS_MAX, STUCK_MAX, UNREADABLE_PAUSE};
 use super::*;
 use crate::pending::{AcceptSequence, Place};
 
+type Sent = (RequestId, Arc<str>, Arc<[Pending]>, u32);
+
 /// The rules, a store that begins whatever it is asked to, and what came out.
 struct Desk {
     dispatch: Dispatch,
     now: Moment,
-    sent: VecDeque<(RequestId, Arc<str>, Arc<[Pending]>, u32)>,
+    sent: VecDeque<Sent>,
     asked: Vec<DelaySubject>,
     confirmed: Vec<u64>,
     refused: Vec<u64>,
@@ -107,14 +109,14 @@ impl Desk {
     }
 
     /// Answers the oldest request.
-    fn reply(&mut self, reply: Reply) {
+    fn reply(&mut self, reply: &Reply) {
         let (request, ..) = self.sent.pop_front().expect("a request");
-        self.dispatch.replied(request, &reply, self.now);
+        self.dispatch.replied(request, reply, self.now);
         self.poll();
     }
 
     fn reply_all(&mut self, outcome: Outcome) {
-        self.reply(Reply::All(outcome));
+        self.reply(&Reply::All(outcome));
     }
 
     /// Group, messages and earlier attempts of the only request.
@@ -131,7 +133,7 @@ fn a_message_is_done_when_a_broker_confirmed_it() {
     desk.due(&[entry(1, 1), entry(1, 2), entry(1, 3)]);
     assert_eq!(desk.only(), ("a", vec![1, 2, 3], 0));
     let each = vec![Outcome::Confirmed, Outcome::Rejected, Outcome::Confirmed];
-    desk.reply(Reply::Each(each));
+    desk.reply(&Reply::Each(each));
     assert_eq!((&*desk.confirmed, &*desk.refused), (&[1, 3][..], &[2][..]));
     assert!(desk.sent.is_empty());
     desk.pass(Duration::from_secs(1));
@@ -235,7 +237,7 @@ fn an_answer_from_a_dead_group_still_counts() {
     desk.due(&[entry(1, 1), entry(1, 2)]);
     desk.dispatch.group_gone("a", desk.now);
     let each = vec![Outcome::Confirmed, Outcome::Unknown];
-    desk.reply(Reply::Each(each));
+    desk.reply(&Reply::Each(each));
     assert_eq!((&*desk.confirmed, &*desk.refused), (&[1][..], &[2][..]));
     assert_eq!(desk.dispatch.counts().abandoned, 1);
     // The metaserver names it again.
@@ -514,7 +516,7 @@ fn one_subject_does_not_take_all_the_room() {
 fn an_unreadable_message_stays_pending_and_holds_up_nobody() {
     let mut desk = Desk::with_route(1, &["a"]);
     desk.due(&[entry(1, 1), entry(1, 2)]);
-    desk.reply(Reply::Each(vec![Outcome::Unreadable, Outcome::Confirmed]));
+    desk.reply(&Reply::Each(vec![Outcome::Unreadable, Outcome::Confirmed]));
     assert_eq!((&*desk.confirmed, &*desk.refused), (&[2][..], &[1][..]));
     desk.due(&[entry(1, 3)]);
     assert_eq!(desk.only().1, [3]);
@@ -532,7 +534,7 @@ fn a_message_without_a_result_goes_to_the_same_group_again_on_its_own() {
     desk.due(&[entry(1, 1), entry(1, 2)]);
     let first = desk.only().0.to_owned();
     // The answer is short.
-    desk.reply(Reply::Each(vec![Outcome::Confirmed]));
+    desk.reply(&Reply::Each(vec![Outcome::Confirmed]));
     assert_eq!((&*desk.confirmed, &*desk.refused), (&[1][..], &[][..]));
     for (outcome, pause) in [
         (Outcome::Rejected, 1),
@@ -541,7 +543,7 @@ fn a_message_without_a_result_goes_to_the_same_group_again_on_its_own() {
     ] {
         desk.pass(Duration::from_secs(pause));
         assert_eq!(desk.only(), (&*first, vec![2], 1));
-        desk.reply(Reply::Each(vec![outcome]));
+        desk.reply(&Reply::Each(vec![outcome]));
     }
     assert_eq!((&*desk.confirmed, &*desk.refused), (&[1, 2][..], &[][..]));
 }
