@@ -12,6 +12,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod content;
+pub(crate) mod delay;
 pub(crate) mod discover;
 pub(crate) mod isolation;
 pub(crate) mod latency;

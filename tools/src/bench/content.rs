@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use bytes::BufMut;
-use qmq_model::payload::put_str;
+use qmq_model::payload::{FLAG_DELAY, put_str};
 use qmq_model::{Payload, UnixMillis};
 use qmq_protocol::command::send::CRC_BYTES;
 
@@ -35,6 +35,15 @@ const CREATE_AT: usize = 1;
 const TIME_DIGITS: usize = 16;
 const CHECK_DIGITS: usize = 8;
 const ID_BYTES: usize = 3 + 8 + 1 + 4 + 1 + 10;
+
+/// When a message is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A broker hands it out as soon as it has it; it should have been sent then.
+    Now(Nanos),
+    /// A delay server keeps it until then: a whole millisecond of the wall clock.
+    Later(Nanos),
+}
 
 /// What a message of this run says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,12 +131,17 @@ impl Content {
     }
 
     /// Appends a message as it stands in a request: checksum, then payload.
-    pub(crate) fn put(&self, lane: usize, number: u64, due: Nanos, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, lane: usize, number: u64, due: Due, out: &mut Vec<u8>) {
+        let (flag, due) = match due {
+            Due::Now(due) => (0, due),
+            Due::Later(due) => (FLAG_DELAY, due),
+        };
         let head = &self.heads[self.subject_of(number)];
         let start = out.len();
         out.put_i64(0);
         let payload = out.len();
         out.extend_from_slice(&head.bytes);
+        out[payload + Payload::FLAG_AT] = flag;
         let create_ms = self.timeline.unix_ms(due).to_be_bytes();
         out[payload + CREATE_AT..][..8].copy_from_slice(&create_ms);
         out[payload + CREATE_AT + 8..][..8].copy_from_slice(&create_ms);
@@ -313,7 +327,7 @@ mod tests {
 
     fn request(content: &Content, numbers: std::ops::Range<u64>) -> SendRequest {
         let mut body = Vec::new();
-        numbers.for_each(|number| content.put(3, number, 1_000 + number, &mut body));
+        numbers.for_each(|number| content.put(3, number, Due::Now(1_000 + number), &mut body));
         SendRequest::decode(Bytes::from(body)).unwrap()
     }
 
@@ -337,6 +351,19 @@ mod tests {
                 assert_eq!(other, Err(Fault::Altered), "the other subject");
             }
         }
+    }
+
+    #[test]
+    fn a_message_for_later_says_when_in_its_header() {
+        let content = content(10);
+        let mut body = Vec::new();
+        let due = 5_000_000_000;
+        content.put(0, 0, Due::Later(due), &mut body);
+        let request = SendRequest::decode(Bytes::from(body)).unwrap();
+        let payload = request.messages().next().unwrap().payload;
+        assert!(payload.is_delayed());
+        assert_eq!(payload.second_ms, content.timeline.unix_ms(due));
+        assert_eq!(content.check(0, &payload).map(|seen| seen.due), Ok(due));
     }
 
     #[test]
@@ -366,7 +393,7 @@ mod tests {
         for size in [0, 1024, 32_000] {
             let content = content(size);
             let mut out = Vec::new();
-            content.put(0, 0, 0, &mut out);
+            content.put(0, 0, Due::Now(0), &mut out);
             assert_eq!(out.len(), content.sent_bytes(), "{size}");
         }
     }

@@ -28,16 +28,32 @@ const ADDRESS_BYTES_MAX: u64 = 300;
 /// # Errors
 /// When nobody can be asked, or there are none.
 pub(crate) async fn servers(common: &Common, subjects: &[String]) -> Result<Vec<SocketAddr>> {
-    let Some(metaserver) = &common.metaserver else {
-        return common.named_servers();
-    };
+    match &common.metaserver {
+        Some(metaserver) => routed(metaserver, subjects, ClientType::Producer).await,
+        None => common.named_servers(),
+    }
+}
+
+/// The servers that take messages for the subjects from clients of this type.
+///
+/// # Errors
+/// When nobody can be asked, or there are none.
+pub(crate) async fn routed(
+    metaserver: &Metaserver,
+    subjects: &[String],
+    client_type: ClientType,
+) -> Result<Vec<SocketAddr>> {
     let address = metaserver_address(metaserver).await?;
     let client = Client::connect(address.as_str(), ClientConfig::default()).await?;
     let mut servers = BTreeSet::new();
     for subject in subjects {
-        servers.extend(brokers_of(&client, subject).await?);
+        servers.extend(servers_of(&client, subject, client_type).await?);
     }
-    ensure!(!servers.is_empty(), "no broker serves these subjects");
+    let what = match client_type {
+        ClientType::DelayProducer => "delay server",
+        _ => "broker",
+    };
+    ensure!(!servers.is_empty(), "no {what} serves these subjects");
     Ok(servers.into_iter().collect())
 }
 
@@ -57,10 +73,14 @@ async fn metaserver_address(metaserver: &Metaserver) -> Result<String> {
     Ok(answer.text().await?.trim().to_owned())
 }
 
-async fn brokers_of(client: &Client, subject: &str) -> Result<Vec<SocketAddr>> {
+async fn servers_of(
+    client: &Client,
+    subject: &str,
+    client_type: ClientType,
+) -> Result<Vec<SocketAddr>> {
     let request = ClientRegisterRequest {
         subject,
-        client_type_code: ClientType::Producer.code().into(),
+        client_type_code: client_type.code().into(),
         request_type: ClientRequestType::Online,
         client_id: APP_CODE,
         app_code: APP_CODE,

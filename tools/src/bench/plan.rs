@@ -166,6 +166,46 @@ pub(crate) struct IsolationPlan {
     pub(crate) ratio_max: f64,
 }
 
+/// `bench delay`.
+#[derive(Args, Clone, Debug, Serialize)]
+pub(crate) struct DelayPlan {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) sending: Sending,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) receiving: Receiving,
+    /// A delay server that takes the messages, when brokers are named with --connect; may be given
+    /// several times. Default port: 20881.
+    #[arg(
+        long = "delay-server",
+        value_name = "HOST[:PORT]",
+        conflicts_with = "metaserver",
+        required_unless_present = "metaserver"
+    )]
+    pub(crate) delay_servers: Vec<String>,
+    /// Each message is due so long after it is sent; with --messages, the first one so long after
+    /// the start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) delay: f64,
+    /// Sends so many messages as fast as possible, due one after the other within the time of
+    /// --within, in place of --rate, --duration and --warm-up. Choose --delay so that all are sent
+    /// before: what is sent too late is late.
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["rate", "duration", "warm_up"],
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) messages: Option<u64>,
+    /// Over how long the due times of --messages are spread.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds, requires = "messages")]
+    pub(crate) within: f64,
+}
+
 impl Common {
     /// # Errors
     /// Says which options do not fit.
@@ -194,7 +234,7 @@ impl Common {
     /// # Errors
     /// When one cannot be resolved.
     pub(crate) fn named_servers(&self) -> Result<Vec<SocketAddr>> {
-        self.connect.iter().map(|server| resolve(server)).collect()
+        resolve_all(&self.connect)
     }
 
     /// `patience` as a duration.
@@ -241,6 +281,28 @@ fn within(option: &str, value: usize, least: usize, most: usize) -> Result<()> {
         return Ok(());
     }
     bail!("{option} {value} is not within {least} to {most}")
+}
+
+impl DelayPlan {
+    /// # Errors
+    /// Says which options do not fit.
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.common.validate()?;
+        self.sending.validate(self.common.size)?;
+        self.receiving.validate()
+    }
+
+    /// The delay servers that were named.
+    ///
+    /// # Errors
+    /// When one cannot be resolved.
+    pub(crate) fn named_delay_servers(&self) -> Result<Vec<SocketAddr>> {
+        resolve_all(&self.delay_servers)
+    }
+}
+
+fn resolve_all(servers: &[String]) -> Result<Vec<SocketAddr>> {
+    servers.iter().map(|server| resolve(server)).collect()
 }
 
 /// The address of `host[:port]`, the first that the name has.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use clap::ValueEnum;
-use qmq_model::Payload;
+use qmq_model::{Clock, Payload, SystemClock};
 use qmq_protocol::command::ack::AckRequest;
 use qmq_protocol::command::pull::{PullRequest, PullResponse};
 use qmq_protocol::frame::VERSION;
@@ -117,6 +117,8 @@ pub(crate) struct Consumed {
     pub(crate) delivery: Latency,
     /// From a pull to its answer with messages, for pulls within the window.
     pub(crate) pull: Latency,
+    /// Messages that came before the wall clock showed the time they were due.
+    pub(crate) early: u64,
     /// Acks that were not answered with success.
     pub(crate) acks_refused: u64,
     /// When the last message came.
@@ -130,6 +132,7 @@ impl Consumed {
             in_window: 0,
             delivery: Latency::new(),
             pull: Latency::new(),
+            early: 0,
             acks_refused: 0,
             last: 0,
         }
@@ -143,6 +146,7 @@ impl Consumed {
         self.in_window += other.in_window;
         self.delivery.absorb(&other.delivery);
         self.pull.absorb(&other.pull);
+        self.early += other.early;
         self.acks_refused += other.acks_refused;
         self.last = self.last.max(other.last);
     }
@@ -252,6 +256,14 @@ pub(crate) fn client_id(client: &str, consumer: usize) -> String {
     format!("{client}-{consumer}")
 }
 
+/// When replies were read from a socket.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    now: Nanos,
+    /// Due times are of the wall clock, so what is early is too.
+    wall_ms: i64,
+}
+
 struct Session<'a> {
     plan: &'a ReceivePlan,
     content: &'a Content,
@@ -292,7 +304,10 @@ impl Session<'_> {
 
     fn read(&mut self, link: &mut Link) -> Result<()> {
         link.connection.fill()?;
-        let now = self.timeline.now();
+        let at = Arrival {
+            now: self.timeline.now(),
+            wall_ms: SystemClock.now().0,
+        };
         while let Some(reply) = link.connection.take()? {
             if reply.opaque == ACK {
                 let is_good = reply.code == ResultCode::Success.code();
@@ -300,15 +315,17 @@ impl Session<'_> {
                 link.acks = link.acks.saturating_sub(1);
                 continue;
             }
-            self.pulled(link, &reply, now)?;
+            self.pulled(link, &reply, at)?;
         }
         self.ask(link)?;
         Ok(())
     }
 
-    fn pulled(&mut self, link: &mut Link, reply: &Reply, now: Nanos) -> Result<()> {
-        let at = usize::try_from(reply.opaque).context("an answer to no pull")?;
-        let consumer = link.consumers.get_mut(at).context("an answer to no pull")?;
+    fn pulled(&mut self, link: &mut Link, reply: &Reply, at: Arrival) -> Result<()> {
+        let now = at.now;
+        let which = usize::try_from(reply.opaque).context("an answer to no pull")?;
+        let consumer = link.consumers.get_mut(which);
+        let consumer = consumer.context("an answer to no pull")?;
         let asked = consumer.asked.take().context("two answers to one pull")?;
         if reply.code == ResultCode::NoMessage.code() {
             consumer.rest_until = asked + EMPTY_PAUSE;
@@ -330,7 +347,7 @@ impl Session<'_> {
         let consumer = *consumer;
         let good: u64 = response
             .messages()
-            .map(|message| self.note(consumer, &message.payload, now))
+            .map(|message| self.note(consumer, &message.payload, at))
             .sum();
         if self.plan.window.contains(asked) {
             self.consumed.pull.record(now - asked);
@@ -355,12 +372,15 @@ impl Session<'_> {
     }
 
     /// Checks one message; returns 1 for a good one that is new.
-    fn note(&mut self, consumer: Consumer, payload: &Payload<'_>, now: Nanos) -> u64 {
+    fn note(&mut self, consumer: Consumer, payload: &Payload<'_>, at: Arrival) -> u64 {
+        let Arrival { now, wall_ms } = at;
         let seen = self.content.check(consumer.subject, payload);
-        if let Ok(seen) = seen
-            && self.plan.window.contains(seen.due)
-        {
-            self.consumed.delivery.record(now.saturating_sub(seen.due));
+        if let Ok(seen) = seen {
+            if self.plan.window.contains(seen.due) {
+                self.consumed.delivery.record(now.saturating_sub(seen.due));
+            }
+            let is_early = wall_ms < self.timeline.unix_ms(seen.due);
+            self.consumed.early += u64::from(is_early);
         }
         let group = &mut self.consumed.groups[consumer.group];
         match self.sabotage.take() {

@@ -20,7 +20,7 @@ pub(crate) const SCHEMA: u32 = 1;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) schema: u32,
-    /// `produce`, `consume`, `e2e` or `isolation`.
+    /// `produce`, `consume`, `e2e`, `delay` or `isolation`.
     pub(crate) command: &'static str,
     /// Version of this program.
     pub(crate) version: &'static str,
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Bytes of one message in a request.
     pub(crate) message_bytes: usize,
-    /// Messages confirmed (produce, e2e) or received (consume) per second; none in a run that is
+    /// Messages confirmed (produce, e2e, delay) or received (consume) per second; none in a run that is
     /// not valid.
     pub(crate) messages_per_second: Option<f64>,
     /// Messages confirmed or received within the measured time.

@@ -17,7 +17,7 @@ use crate::bench::latency::Latency;
 use crate::bench::plan::{Common, ConsumePlan, EndToEndPlan, ProducePlan, Receiving, Sending};
 use crate::bench::receiver::{self, Consumed, ReceivePlan, Shared};
 use crate::bench::report::{Report, SCHEMA};
-use crate::bench::sender::{self, SendPlan, Sent};
+use crate::bench::sender::{self, Delivery, SendPlan, Sent};
 use crate::bench::server::{Process, Sample, Usage};
 use crate::bench::timeline::{Nanos, SECOND, Timeline, Window, nanos};
 
@@ -93,6 +93,7 @@ impl Session {
             batch: sending.batch,
             rate: sending.rate,
             limit: None,
+            delivery: Delivery::Now,
             start,
             window: Window::after(start, sending.warm_up(), sending.duration()),
         }
@@ -352,6 +353,7 @@ pub(crate) fn fill(session: &Session, messages: u64) -> Result<Sent> {
         batch,
         rate: None,
         limit: Some(per_lane),
+        delivery: Delivery::Now,
         start,
         window: Window::after(start, Duration::ZERO, FILL_WAIT),
     };

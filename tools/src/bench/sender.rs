@@ -11,10 +11,10 @@ use qmq_protocol::frame::VERSION;
 use qmq_protocol::{CommandCode, Decode, Header, ResultCode};
 
 use crate::bench::connection::{Connection, Reply};
-use crate::bench::content::{Content, NUMBERS_MAX};
+use crate::bench::content::{Content, Due, NUMBERS_MAX};
 use crate::bench::latency::Latency;
 use crate::bench::ledger::Messages;
-use crate::bench::timeline::{Nanos, Pace, SECOND, Timeline, Window};
+use crate::bench::timeline::{Nanos, Pace, SECOND, Timeline, Window, rounded};
 use crate::bench::waiter::Waiter;
 
 /// How long answers, and requests that could not be sent in time, are waited for at the end.
@@ -41,10 +41,47 @@ pub(crate) struct SendPlan {
     pub(crate) rate: Option<f64>,
     /// Messages per lane, if not only time ends the run.
     pub(crate) limit: Option<u64>,
+    /// When the messages are to be delivered.
+    pub(crate) delivery: Delivery,
     /// When the first request is due.
     pub(crate) start: Nanos,
     /// What is measured. Nothing is due from its end on.
     pub(crate) window: Window,
+}
+
+/// When messages are to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Delivery {
+    /// At once.
+    Now,
+    /// So long after their request is due.
+    After(Nanos),
+    /// One every `period` from `begin` on, over all lanes, whenever they are sent.
+    Spread {
+        /// When the first is due.
+        begin: Nanos,
+        /// Nanoseconds between two.
+        period: f64,
+    },
+}
+
+impl Delivery {
+    /// When message `number` of lane `lane` is due, whose request is due at `sent`.
+    pub(crate) fn due(self, sent: Nanos, lane: usize, lanes: usize, number: u64) -> Due {
+        match self {
+            Self::Now => Due::Now(sent),
+            Self::After(delay) => Due::Later(whole_millis(sent + delay)),
+            Self::Spread { begin, period } => {
+                let place = number * lanes as u64 + lane as u64;
+                Due::Later(whole_millis(begin + rounded(period * place as f64)))
+            }
+        }
+    }
+}
+
+/// The next whole millisecond: due times have no parts of one.
+fn whole_millis(at: Nanos) -> Nanos {
+    at.next_multiple_of(SECOND / 1_000)
 }
 
 /// What became of the messages.
@@ -212,7 +249,9 @@ impl Lane {
         let slot = self.free.pop().expect("the caller looked");
         let first = self.request * plan.batch as u64;
         let out = &mut self.connection.out;
-        put_send(self.lane, first, plan.batch, slot, due, content, out);
+        let lane = self.lane - plan.first_lane;
+        let due_of = |number| plan.delivery.due(due, lane, plan.lanes, number);
+        put_send(self.lane, first, plan.batch, slot, due_of, content, out);
         *self.slot(slot).expect("a free slot") = Some(Pending { due, first });
         self.request += 1;
     }
@@ -312,15 +351,37 @@ pub(crate) fn put_send(
     first: u64,
     batch: usize,
     opaque: i32,
-    due: Nanos,
+    due_of: impl Fn(u64) -> Due,
     content: &Content,
     out: &mut Vec<u8>,
 ) {
     let start = out.len();
     Header::request(CommandCode::SendMessage.code(), opaque).put(0, out);
     for number in first..first + batch as u64 {
-        content.put(lane, number, due, out);
+        content.put(lane, number, due_of(number), out);
     }
     let total = i32::try_from(out.len() - start - 4).expect("requests are bounded");
     out[start..start + 4].copy_from_slice(&total.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_spread_over_all_lanes_by_whole_milliseconds() {
+        let millis = SECOND / 1_000;
+        // 4 messages in 2 lanes, one every half millisecond.
+        let spread = Delivery::Spread {
+            begin: 7 * millis,
+            period: 500_000.0,
+        };
+        let due = |lane, number| spread.due(1, lane, 2, number);
+        let all = [due(0, 0), due(1, 0), due(0, 1), due(1, 1)];
+        let expected = [7, 8, 8, 9].map(|at| Due::Later(at * millis));
+        assert_eq!(all, expected);
+        let after = Delivery::After(5 * millis);
+        assert_eq!(after.due(1, 1, 2, 9), Due::Later(6 * millis));
+        assert_eq!(Delivery::Now.due(1, 1, 2, 9), Due::Now(1));
+    }
 }

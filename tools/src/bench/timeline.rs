@@ -10,6 +10,9 @@ pub(crate) type Nanos = u64;
 /// Nanoseconds of a second.
 pub(crate) const SECOND: Nanos = 1_000_000_000;
 
+/// How exactly the turn of a millisecond is seen.
+const TICK_ERROR_MAX: Duration = Duration::from_micros(20);
+
 /// One clock for all threads of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeline {
@@ -23,6 +26,22 @@ impl Timeline {
         Self {
             base: Instant::now(),
             base_ms: SystemClock.now().0,
+        }
+    }
+
+    /// Begins when the wall clock turns to its next millisecond, so that whole milliseconds of the
+    /// one are whole milliseconds of the other. Takes about one.
+    pub(crate) fn start_at_a_tick() -> Self {
+        let mut before = SystemClock.now();
+        loop {
+            let (base, now) = (Instant::now(), SystemClock.now());
+            // Unless this thread was put aside between the two looks.
+            if now != before && base.elapsed() < TICK_ERROR_MAX {
+                let base_ms = now.0;
+                return Self { base, base_ms };
+            }
+            before = now;
+            std::hint::spin_loop();
         }
     }
 
@@ -115,12 +134,13 @@ impl Pace {
     }
 }
 
+/// Whole nanoseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a cast of a float saturates, and times are neither negative nor centuries away"
 )]
-fn rounded(nanos: f64) -> Nanos {
+pub(crate) fn rounded(nanos: f64) -> Nanos {
     nanos.round() as Nanos
 }
 
@@ -147,6 +167,19 @@ mod tests {
         let pace = Pace::of_lane(Some(3.0), 1, 0, 1, 0);
         assert_eq!(pace.due(3_000_000), Some(1_000_000 * SECOND));
         assert_eq!(Pace::of_lane(None, 1, 0, 1, 0).due(5), None);
+    }
+
+    #[test]
+    fn milliseconds_are_those_of_the_wall_clock() {
+        let timeline = Timeline::start_at_a_tick();
+        let before = SystemClock.now().0;
+        let now = timeline.unix_ms(timeline.now());
+        let after = SystemClock.now().0;
+        // The base was read just before the tick was seen.
+        assert!(
+            (before..=after + 1).contains(&now),
+            "{before} {now} {after}"
+        );
     }
 
     #[test]

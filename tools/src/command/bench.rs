@@ -3,11 +3,13 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::bench::isolation;
-use crate::bench::plan::{Common, ConsumePlan, EndToEndPlan, IsolationPlan, ProducePlan};
+use crate::bench::plan::{
+    Common, ConsumePlan, DelayPlan, EndToEndPlan, IsolationPlan, ProducePlan,
+};
 use crate::bench::report::Report;
 use crate::bench::run::{self, Session};
 use crate::bench::timeline::Timeline;
+use crate::bench::{delay, isolation};
 use crate::output::Outcome;
 
 #[derive(Args, Debug)]
@@ -27,6 +29,10 @@ enum What {
     /// Sends and receives at the same time: how long a message takes.
     #[command(name = "e2e", version)]
     EndToEnd(EndToEndPlan),
+    /// Sends messages for later and receives them: how many are taken, how late they come, and that
+    /// none comes early. Server and this program must be on one machine, or their clocks agree.
+    #[command(version)]
+    Delay(DelayPlan),
     /// Compares the latency of a quiet subject with and without load on another one.
     #[command(version)]
     Isolation(IsolationPlan),
@@ -58,6 +64,15 @@ impl Bench {
                 let session = Session::open(&plan.common, plan.receiving.groups, timeline).await?;
                 let common = plan.common.clone();
                 tell(&common, move || run::end_to_end(&session, &plan)).await
+            }
+            What::Delay(plan) => {
+                plan.validate()?;
+                let timeline = Timeline::start_at_a_tick();
+                let groups = plan.receiving.groups;
+                let session = Session::open(&plan.common, groups, timeline).await?;
+                let servers = delay::servers(&session, &plan).await?;
+                let common = plan.common.clone();
+                tell(&common, move || delay::run(session, servers, &plan)).await
             }
             What::Isolation(plan) => {
                 plan.common.validate()?;

@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use qmq_model::Payload;
 use serde_json::Value;
 
 use crate::cluster::FakeCluster;
@@ -156,5 +157,81 @@ fn options_that_do_not_fit_are_refused() {
         let output = tools(&[&["bench"], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!stderr(&output).is_empty(), "{arguments:?}");
+    }
+}
+
+/// Brokers and delay server of the fake cluster are one.
+const LATER: [&str; 5] = [
+    "--delay=0.3",
+    "--size=100",
+    "--json",
+    "--connections=2",
+    "--patience=60",
+];
+
+fn delayed(cluster: &FakeCluster, more: &[&str]) -> Output {
+    let connect = format!("--connect={}", cluster.broker);
+    let server = format!("--delay-server={}", cluster.broker);
+    tools(&[&["bench", "delay", &connect, &server], &LATER[..], more].concat())
+}
+
+#[test]
+fn messages_for_later_come_when_they_are_due() {
+    let cluster = FakeCluster::start();
+    let output = delayed(&cluster, &["--rate=500", "--duration=0.5", "--warm-up=0"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["command"], "delay");
+    assert_eq!(report["verdicts"][0]["received"], 250);
+    assert_eq!(report["latency_us"]["send"]["count"], 250);
+    assert_eq!(report["latency_us"]["lateness"]["count"], 250);
+    assert!(report["messages_per_second"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn a_number_of_messages_is_spread_over_a_time() {
+    let cluster = FakeCluster::start();
+    let output = delayed(&cluster, &["--messages=1000", "--within=0.4", "--batch=10"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["messages"], 1000);
+    assert_eq!(report["latency_us"]["lateness"]["count"], 1000);
+    let held = cluster.held.borrow();
+    let due = |bytes| Payload::split_first(bytes).unwrap().0.second_ms;
+    let mut due: Vec<i64> = held.messages.iter().map(|bytes| due(bytes)).collect();
+    due.sort_unstable();
+    let spread = due.last().unwrap() - due[0];
+    assert!(
+        (399..=400).contains(&spread),
+        "{spread} ms from the first to the last"
+    );
+}
+
+#[test]
+fn a_message_that_comes_early_is_noticed() {
+    let cluster = FakeCluster::start();
+    cluster.held.send_modify(|held| held.early_ms = 100);
+    let output = delayed(&cluster, &["--messages=10"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let fault = report["faults"][0].as_str().unwrap();
+    assert!(fault.contains("before they were due"), "{fault}");
+    assert_eq!(report["messages_per_second"], Value::Null);
+}
+
+#[test]
+fn delay_servers_are_found_through_the_metaserver() {
+    let cluster = FakeCluster::start();
+    let server = format!("--metaserver={}", cluster.metaserver);
+    let output = tools(&[&["bench", "delay", &server, "--messages=10"], &LATER[..]].concat());
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["servers"][0], cluster.broker.as_str());
+    for wrong in [
+        &["--messages=10", "--rate=5"][..],
+        &["--within=1"],
+        &["--messages=0"],
+    ] {
+        assert_eq!(delayed(&cluster, wrong).status.code(), Some(2), "{wrong:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qmq_model::{BrokerGroup, BrokerState, PullSequence};
+use qmq_model::{BrokerGroup, BrokerState, Clock, Payload, PullSequence, SystemClock};
 use qmq_protocol::command::ack::AckRequest;
 use qmq_protocol::command::client_register::{
     ClientRegisterRequest, ClientRegisterResponse, OnOfflineState,
@@ -30,6 +30,8 @@ pub(crate) struct Held {
     pub(crate) pulls: Vec<SeenPull>,
     /// Result for every message; 0 stores it.
     pub(crate) result: i32,
+    /// Messages for later are handed out so much before their time, ms.
+    pub(crate) early_ms: i64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -159,6 +161,16 @@ impl Everything {
     }
 }
 
+/// When a message may be handed out; 0 at once.
+fn due_ms(bytes: &Bytes) -> i64 {
+    let (payload, _) = Payload::split_first(bytes).unwrap();
+    if payload.is_delayed() {
+        payload.second_ms
+    } else {
+        0
+    }
+}
+
 async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responder) {
     let asked = PullRequest::decode(request.header.version, &request.body).unwrap();
     let wait = Duration::from_millis(asked.timeout_ms.try_into().unwrap_or(0));
@@ -176,7 +188,16 @@ async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responde
         };
         held.send_modify(|held| held.pulls.push(pull));
     }
-    let has_more = changes.wait_for(|held| !is_retry && held.pulled < held.messages.len());
+    let has_more = async {
+        let more = |held: &Held| !is_retry && held.pulled < held.messages.len();
+        let due_ms = {
+            let held = changes.wait_for(more).await.unwrap();
+            due_ms(&held.messages[held.pulled]) - held.early_ms
+        };
+        // It has the delay server in it: what is for later waits here.
+        let left = due_ms - SystemClock.now().0;
+        tokio::time::sleep(Duration::from_millis(left.try_into().unwrap_or(0))).await;
+    };
     if tokio::time::timeout(wait, has_more).await.is_err() {
         return responder.send_empty(ResultCode::NoMessage);
     }
@@ -184,7 +205,10 @@ async fn pull(held: &watch::Sender<Held>, request: &Request, responder: Responde
     held.send_modify(|held| {
         first = held.pulled;
         let num = usize::try_from(asked.request_num).unwrap();
-        payloads = held.messages[first..].iter().take(num).cloned().collect();
+        let until = SystemClock.now().0 + held.early_ms;
+        let is_due = |bytes: &&Bytes| due_ms(bytes) <= until;
+        let rest = held.messages[first..].iter().take(num);
+        payloads = rest.take_while(is_due).cloned().collect();
         held.pulled += payloads.len();
         held.client_ids.push(asked.consumer_id.to_owned());
     });
