@@ -10,10 +10,6 @@ pub struct AcceptSequence(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DelaySubject(pub u32);
 
-/// Where the store finds the message; means nothing to anybody else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u64);
-
 /// A message that waits for its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -23,8 +19,6 @@ pub struct Pending {
     pub sequence: AcceptSequence,
     /// The subject it goes to.
     pub subject: DelaySubject,
-    /// Where it stands.
-    pub place: Place,
-    /// Bytes of its payload.
+    /// Bytes it takes, about.
     pub bytes: u32,
 }

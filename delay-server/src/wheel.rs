@@ -14,7 +14,7 @@ use std::collections::BinaryHeap;
 
 use qmq_model::UnixMillis;
 
-use crate::pending::{AcceptSequence, DelaySubject, Pending, Place};
+use crate::pending::{AcceptSequence, DelaySubject, Pending};
 
 /// Slots of one millisecond; also the milliseconds of one far slot.
 const NEAR_SLOTS: usize = 1024;
@@ -26,7 +26,7 @@ const SECOND_MS: i64 = NEAR_SLOTS as i64;
 /// minutes.
 pub const SPAN_MS: i64 = SECOND_MS * FAR_SLOTS as i64;
 /// What one entry takes in memory.
-pub const ENTRY_BYTES: usize = 24;
+pub const ENTRY_BYTES: usize = 16;
 /// Most entries that are kept together: bounds what a nearly empty slot wastes.
 const CHUNK_ENTRIES_MAX: usize = 256;
 /// Entries of a slot's first piece; each further one is twice as large.
@@ -50,7 +50,6 @@ struct Packed {
     rest: u32,
     subject: DelaySubject,
     sequence: AcceptSequence,
-    place: Place,
 }
 
 impl Packed {
@@ -62,7 +61,6 @@ impl Packed {
             rest: (millis << SIZE_BITS) | size,
             subject: entry.subject,
             sequence: entry.sequence,
-            place: entry.place,
         }
     }
 
@@ -75,7 +73,6 @@ impl Packed {
             due,
             sequence: self.sequence,
             subject: self.subject,
-            place: self.place,
             bytes: (self.rest & SIZE_MAX).saturating_mul(SIZE_STEP),
         }
     }
@@ -126,7 +123,6 @@ struct Passed {
     due: UnixMillis,
     sequence: AcceptSequence,
     subject: DelaySubject,
-    place: Place,
     bytes: u32,
 }
 
@@ -136,7 +132,6 @@ impl Passed {
             due: entry.due,
             sequence: entry.sequence,
             subject: entry.subject,
-            place: entry.place,
             bytes: entry.bytes,
         }
     }
@@ -146,7 +141,6 @@ impl Passed {
             due: self.due,
             sequence: self.sequence,
             subject: self.subject,
-            place: self.place,
             bytes: self.bytes,
         }
     }
@@ -345,7 +339,6 @@ mod tests {
             due: UnixMillis(due),
             sequence: AcceptSequence(sequence),
             subject: DelaySubject(7),
-            place: Place(sequence * 10),
             bytes: 160,
         }
     }

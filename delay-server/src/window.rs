@@ -287,14 +287,13 @@ mod tests {
     use proptest::proptest;
 
     use super::*;
-    use crate::pending::{AcceptSequence, DelaySubject, Place};
+    use crate::pending::{AcceptSequence, DelaySubject};
 
     fn entry(due: i64, sequence: u64) -> Pending {
         Pending {
             due: UnixMillis(due),
             sequence: AcceptSequence(sequence),
             subject: DelaySubject(1),
-            place: Place(sequence),
             bytes: 16,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::limits::{PARKED_MAX, ROUTE_ASKS_MAX, STUCK_MAX, UNREADABLE_PAUSE};
 use super::*;
-use crate::pending::{AcceptSequence, Place};
+use crate::pending::AcceptSequence;
 
 type Sent = (RequestId, Arc<str>, Arc<[Pending]>, u32);
 
@@ -23,7 +23,6 @@ fn entry(subject: u32, sequence: u64) -> Pending {
         due: UnixMillis(1000 + i64::try_from(sequence).expect("small")),
         sequence: AcceptSequence(sequence),
         subject: DelaySubject(subject),
-        place: Place(sequence),
         bytes: 100,
     }
 }
