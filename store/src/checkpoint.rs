@@ -42,11 +42,22 @@ pub(crate) struct Checkpoint {
     pub(crate) progress: Progress,
 }
 
+/// What has a number that rises with every one that is written.
+pub(crate) trait Numbered {
+    fn number(&self) -> u64;
+}
+
+impl Numbered for Checkpoint {
+    fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 /// What was found in the folder of checkpoints.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
+#[derive(Debug)]
+pub(crate) struct Found<T> {
     /// The newest one that can be read.
-    pub(crate) newest: Option<Checkpoint>,
+    pub(crate) newest: Option<T>,
     /// Names of newer ones that cannot.
     pub(crate) damaged: Vec<String>,
     /// The highest number in use.
@@ -54,9 +65,17 @@ pub(crate) struct Found {
 }
 
 /// Looks for the newest valid checkpoint. Older ones are not opened.
-pub(crate) fn load_newest(fs: &dyn FileSystem, root: &Path, store: Uuid) -> Result<Found, Error> {
+pub(crate) fn load_newest<T: Numbered>(
+    fs: &dyn FileSystem,
+    root: &Path,
+    decode: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Found<T>, Error> {
     let dir = root.join(CHECKPOINTS);
-    let mut found = Found::default();
+    let mut found = Found {
+        newest: None,
+        damaged: Vec::new(),
+        number_max: 0,
+    };
     let entries = fs.list(&dir).doing("list", &dir)?;
     let numbers = entries
         .iter()
@@ -67,7 +86,7 @@ pub(crate) fn load_newest(fs: &dyn FileSystem, root: &Path, store: Uuid) -> Resu
     for number in numbers.into_iter().rev() {
         let name = checkpoint_name(number);
         let bytes = read_file(fs, &dir.join(&name))?.unwrap_or_default();
-        found.newest = Checkpoint::decode(&bytes, store).filter(|found| found.number == number);
+        found.newest = decode(&bytes).filter(|found| found.number() == number);
         if found.newest.is_some() {
             break;
         }
@@ -135,7 +154,7 @@ impl Checkpoint {
         out
     }
 
-    fn decode(bytes: &[u8], store: Uuid) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8], store: Uuid) -> Option<Self> {
         let mut fields = Fields(checked(bytes)?);
         let head = take_head(&mut fields, store)?;
         let mut subjects = Vec::new();
@@ -410,7 +429,7 @@ mod tests {
         tidy(&fs, root, 5).unwrap();
         let path = root.join(CHECKPOINTS).join(checkpoint_name(7));
         assert!(fs.rot(&path, 40, 1));
-        let found = load_newest(&fs, root, STORE).unwrap();
+        let found = load_newest(&fs, root, |bytes| Checkpoint::decode(bytes, STORE)).unwrap();
         assert_eq!(found.newest.unwrap(), sample(6, &[]));
         assert_eq!((found.number_max, found.damaged.len()), (7, 1));
         assert_eq!(fs.list(&root.join(CHECKPOINTS)).unwrap().len(), 5);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::format::{CHECKPOINTS, CONTROLS, DUPLICATES, LogKind};
+use crate::identity::Shape;
 
 /// Smallest segment: has room for a record of the longest subject.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 1024;
@@ -142,20 +144,25 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
+    /// What of this is fixed when the store is created.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            title: "qmq-store",
+            logs: LogKind::ALL,
+            folders: &[CHECKPOINTS, CONTROLS, DUPLICATES],
+            group: self.group_name.clone(),
+            size_names: ["message_segment_bytes", "action_segment_bytes"],
+            segment_bytes: [self.message_segment_bytes, self.action_segment_bytes],
+            commit_slots: self.commit_slots,
+        }
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
     /// A sentence for the person who wrote the configuration.
     pub fn validate(&self) -> Result<(), Error> {
-        let name = &self.group_name;
-        let name_is_good = !name.is_empty()
-            && name.len() <= GROUP_NAME_BYTES_MAX
-            && !name.chars().any(char::is_control);
-        if !name_is_good {
-            return Err(Error::Config(
-                "group_name must have 1 to 255 bytes and no control characters".into(),
-            ));
-        }
+        check_group_name(&self.group_name)?;
         for (what, bytes) in [
             ("message_segment_bytes", self.message_segment_bytes),
             ("action_segment_bytes", self.action_segment_bytes),
@@ -188,6 +195,19 @@ impl StoreConfig {
         }
         Ok(())
     }
+}
+
+/// Whether this can be the name of a broker group.
+pub(crate) fn check_group_name(name: &str) -> Result<(), Error> {
+    let is_good = !name.is_empty()
+        && name.len() <= GROUP_NAME_BYTES_MAX
+        && !name.chars().any(char::is_control);
+    if is_good {
+        return Ok(());
+    }
+    Err(Error::Config(
+        "group_name must have 1 to 255 bytes and no control characters".into(),
+    ))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(crate) const DUPLICATES: &str = "duplicates";
 pub(crate) const CHECKPOINTS: &str = "checkpoint";
 /// Folder of the index runs.
 pub(crate) const CONSUMER_LOG: &str = "consumerlog";
+/// Folder of the runs of a delay store.
+pub(crate) const DELAY_RUNS: &str = "runs";
 /// Name of the file that names the live runs.
 pub(crate) const MANIFEST: &str = "manifest";
 /// Suffix of files that are not complete yet.
@@ -47,6 +49,12 @@ pub(crate) const DUPLICATES_MAGIC: u32 = 0x514D_5144;
 pub(crate) const RUN_MAGIC: u32 = 0x514D_5149;
 /// First bytes of the manifest of runs: `QMQM`.
 pub(crate) const MANIFEST_MAGIC: u32 = 0x514D_514D;
+/// First bytes of a delayed message: `QMQT`.
+pub(crate) const DELAYED_MAGIC: u32 = 0x514D_5154;
+/// First bytes of a record of the dispatch log: `QMQP`.
+pub(crate) const DISPATCH_MAGIC: u32 = 0x514D_5150;
+/// First bytes of a checkpoint of a delay store: `QMQB`.
+pub(crate) const BOOK_MAGIC: u32 = 0x514D_5142;
 /// Version of all formats of our own, checkpoints excepted.
 pub(crate) const VERSION: u16 = 1;
 /// Version of checkpoints; version 1 lacks the position of the controllog.
@@ -62,18 +70,24 @@ const CUT_PREFIX: &str = ".cut.";
 const RUN_PREFIX: &str = "run.";
 const CHECKPOINT_PREFIX: &str = "base.";
 
-/// One of the logs of a realtime store.
+/// One of the logs of a store. Each store has two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogKind {
     /// All messages in arrival order.
     Message,
     /// Pulls, acks and offline marks.
     Action,
+    /// Of a delay store: all delayed messages in arrival order.
+    Delayed,
+    /// Of a delay store: what was begun, delivered, cancelled.
+    Dispatch,
 }
 
 impl LogKind {
-    /// Both logs, in the order in which commit records state their positions.
+    /// Both logs of a realtime store, in the order in which commit records state their positions.
     pub const ALL: [Self; 2] = [Self::Message, Self::Action];
+    /// Both logs of a delay store, in that order.
+    pub const DELAY: [Self; 2] = [Self::Delayed, Self::Dispatch];
 
     /// Name of the folder.
     #[must_use]
@@ -81,6 +95,8 @@ impl LogKind {
         match self {
             Self::Message => "messagelog",
             Self::Action => "actionlog",
+            Self::Delayed => "message_log",
+            Self::Dispatch => "dispatch_log",
         }
     }
 
@@ -89,15 +105,15 @@ impl LogKind {
     pub(crate) const fn filler_bytes(self) -> u64 {
         match self {
             Self::Message => 13,
-            Self::Action => 5,
+            Self::Action | Self::Delayed | Self::Dispatch => 5,
         }
     }
 
     /// Place in arrays that hold something for each log.
     pub(crate) const fn index(self) -> usize {
         match self {
-            Self::Message => 0,
-            Self::Action => 1,
+            Self::Message | Self::Delayed => 0,
+            Self::Action | Self::Dispatch => 1,
         }
     }
 }

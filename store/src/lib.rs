@@ -12,18 +12,30 @@
 mod background;
 mod checkpoint;
 mod config;
+mod delay;
 mod duplicates;
 mod error;
 mod flush;
+mod folder;
 mod format;
 pub mod fs;
 mod identity;
 mod log;
 mod realtime;
+mod report;
 mod run;
 mod tag_mask;
 
 pub use config::{Background, FlushMode, Retention, Sabotage, StoreConfig};
+pub use delay::config::{DelayConfig, DelaySabotage};
+pub use delay::entry::{
+    AcceptSequence, CancelAnswer, DelaySubject, DelayedMessage, EntryState, Found, Listed,
+    LoadCursor, NewDelayed, Pending, RescheduleAnswer,
+};
+pub use delay::reader::{DelayReadError, DelayReader, DelayStats};
+pub use delay::report::DelayReport;
+pub use delay::writer::DelayWriter;
+pub use delay::{Begun, DelayOpened, DelayStore};
 pub use duplicates::{DUPLICATE_ENTRY_BYTES, DUPLICATE_FIXED_BYTES, DUPLICATE_YOUNG, Fingerprint};
 pub use error::{AppendError, Error, ReadError};
 pub use format::LogKind;
@@ -36,10 +48,8 @@ pub use realtime::control_log::Control;
 pub use realtime::expiry::Dropped;
 pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
 pub use realtime::reader::{Positions, StoreReader};
-pub use realtime::report::{
-    Cut, DAMAGES_LISTED_MAX, Damage, DamageKind, LogReport, RecoveryReport,
-};
 pub use realtime::scrub::ScrubReport;
 pub use realtime::writer::{StoreWriter, SyncNeeds};
 pub use realtime::{Opened, PULL_SEQUENCE_JUMP, PULL_SEQUENCES_UNSYNCED_MAX, RealtimeStore};
+pub use report::{Cut, DAMAGES_LISTED_MAX, Damage, DamageKind, LogReport, RecoveryReport};
 pub use tag_mask::TagMask;

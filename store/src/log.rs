@@ -4,9 +4,11 @@
 pub(crate) mod commit;
 pub(crate) mod epochs;
 pub(crate) mod history;
+pub(crate) mod pair;
 pub(crate) mod recovery;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod side;
 pub(crate) mod sums;
 pub(crate) mod sync;
 pub(crate) mod verify;

@@ -5,16 +5,13 @@ pub(crate) mod append;
 mod chores;
 pub(crate) mod consumer_log;
 pub(crate) mod control_log;
-mod creation;
 pub(crate) mod expiry;
 pub(crate) mod message_log;
 pub(crate) mod progress;
 pub(crate) mod reader;
 mod rebuild;
-pub(crate) mod report;
 mod restore;
 pub(crate) mod scrub;
-mod side;
 mod upkeep;
 pub(crate) mod writer;
 
@@ -31,20 +28,22 @@ use crate::config::StoreConfig;
 use crate::duplicates::files::DuplicateFiles;
 use crate::duplicates::rebuild::Rebuilding;
 use crate::error::Error;
-use crate::format::{ABORT, COMMIT, LogKind};
+use crate::folder;
+use crate::format::{ABORT, COMMIT, CONSUMER_LOG, LogKind};
 use crate::fs::FileSystem;
+use crate::log::Log;
 use crate::log::commit::{CommitRecord, Ring};
 use crate::log::epochs::Epochs;
 use crate::log::segment::Segments;
+use crate::log::side::{self, Side};
 use crate::realtime::consumer_log::ConsumerLog;
 use crate::realtime::consumer_log::keeper::{self, RunKeeper};
 use crate::realtime::control_log::{ControlEntry, ControlLog};
 use crate::realtime::progress::Progress;
 use crate::realtime::reader::StoreReader;
 use crate::realtime::rebuild::{Actions, Messages};
-use crate::realtime::report::RecoveryReport;
-use crate::realtime::side::Side;
 use crate::realtime::writer::{Recovered, StoreWriter};
+use crate::report::RecoveryReport;
 use crate::run::builder::Place;
 
 /// Most pull sequences of which the actions may be lost by a power cut: callers hand out no more
@@ -94,15 +93,16 @@ impl RealtimeStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Opened, Error> {
         config.validate()?;
-        let lock = creation::lock(fs.as_ref(), root)?;
-        let folder = creation::open_or_create(fs.as_ref(), root, &config)?;
+        let lock = folder::lock(fs.as_ref(), root)?;
+        let folder = folder::open_or_create(fs.as_ref(), root, &config.shape())?;
         let store = folder.identity.uuid;
         let slots = folder.identity.commit_slots;
         let (mut ring, records) = Ring::open(fs.as_ref(), &root.join(COMMIT), store, slots)?;
         let term = Epochs::load(fs.as_ref(), root, store)?.term();
-        let found = checkpoint::load_newest(fs.as_ref(), root, store)?;
-        let was_clean = !creation::mark(fs.as_ref(), root, ABORT)?;
-        creation::remove_incomplete(fs.as_ref(), root)?;
+        let found =
+            checkpoint::load_newest(fs.as_ref(), root, |bytes| Checkpoint::decode(bytes, store))?;
+        let was_clean = !folder::mark(fs.as_ref(), root, ABORT)?;
+        folder::remove_incomplete(fs.as_ref(), root)?;
         let mut report = RecoveryReport {
             is_created: folder.is_created,
             was_clean,
@@ -116,7 +116,8 @@ impl RealtimeStore {
         let open = |kind: LogKind| {
             let (segments, from) = index.logs[kind.index()].clone();
             let oldest = index.keeper.oldest()[kind.index()];
-            Side::open(segments, (from, oldest), store, &records, checkpoint)
+            let included = checkpoint.map_or(0, |found| found.positions[kind.index()]);
+            Side::open(segments, (from, oldest), store, &records, included)
         };
         let [mut messages, mut actions] = [open(LogKind::Message)?, open(LogKind::Action)?];
         side::cut([&messages, &actions], &mut ring, term, &mut report)?;
@@ -144,8 +145,8 @@ impl RealtimeStore {
             store,
             term,
             ring,
-            messages: messages.into_log(&config)?,
-            actions: actions.into_log(&config)?,
+            messages: into_log(messages, &config)?,
+            actions: into_log(actions, &config)?,
             index: index.log,
             keeper: Arc::new(index.keeper),
             is_stopped: index.is_stopped,
@@ -156,16 +157,31 @@ impl RealtimeStore {
             duplicates,
             duplicate_files,
         };
-        let (mut writer, reader) = StoreWriter::new(recovered, config, clock)?;
-        writer.checkpoint()?;
-        log_report(root, &report);
-        Ok(Opened {
-            writer,
-            reader,
-            progress: rebuilt.progress,
-            report,
-        })
+        finish(recovered, rebuilt.progress, report, (config, clock))
     }
+}
+
+/// Begins a life with a durable checkpoint.
+fn finish(
+    recovered: Recovered,
+    progress: Progress,
+    report: RecoveryReport,
+    (config, clock): (StoreConfig, Arc<dyn Clock>),
+) -> Result<Opened, Error> {
+    let root = recovered.root.clone();
+    let (mut writer, reader) = StoreWriter::new(recovered, config, clock)?;
+    writer.checkpoint()?;
+    log_report(&root, &report);
+    Ok(Opened {
+        writer,
+        reader,
+        progress,
+        report,
+    })
+}
+
+fn into_log(side: Side<'_>, config: &StoreConfig) -> Result<Log, Error> {
+    side.into_log(config.zero_ahead_bytes, config.background, config.sabotage)
 }
 
 /// The index and both logs, before anything is read of them.
@@ -194,7 +210,7 @@ impl Indexed {
         };
         let messages = open(LogKind::Message, config.message_segment_bytes)?;
         let actions = open(LogKind::Action, config.action_segment_bytes)?;
-        let dir = creation::consumer_log(fs.as_ref(), root)?;
+        let dir = folder::add(fs.as_ref(), root, CONSUMER_LOG)?;
         let fs = fs.clone();
         let place = Place { fs, dir, store };
         let [included, replayed] = checkpoint.map_or([0; 2], |found| found.positions);

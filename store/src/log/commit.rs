@@ -4,7 +4,7 @@
 //!  0  4 magic     4  2 version   6  1 kind     7  1 log
 //!  8  8 term     16  8 serial   24  8 start   32  8 length
 //! 40  4 CRC-32C of the bytes    44  4 zero
-//! 48  8 durable messagelog      56  8 durable actionlog
+//! 48  8 durable messagelog      56  8 durable actionlog (delay store: message_log, dispatch_log)
 //! 64 16 uuid     80  8 sealed serial          88  4 CRC-32C of 0..88      92 .. zero up to 512
 //! ```
 
@@ -110,6 +110,8 @@ impl CommitRecord {
             None => 0,
             Some(LogKind::Message) => 1,
             Some(LogKind::Action) => 2,
+            Some(LogKind::Delayed) => 3,
+            Some(LogKind::Dispatch) => 4,
         });
         for field in [self.term, self.serial, self.start, self.length] {
             out.extend_from_slice(&field.to_be_bytes());
@@ -146,12 +148,18 @@ impl CommitRecord {
         if !is_ours || start.checked_add(length).is_none() {
             return None;
         }
+        let log = match log {
+            0 => None,
+            1 => Some(LogKind::Message),
+            2 => Some(LogKind::Action),
+            3 => Some(LogKind::Delayed),
+            4 => Some(LogKind::Dispatch),
+            _ => return None,
+        };
         let kind = match (kind, log) {
-            (1, 1) => Kind::Batch(LogKind::Message),
-            (1, 2) => Kind::Batch(LogKind::Action),
-            (2, 0) => Kind::Idle,
-            (3, 1) => Kind::Cut(LogKind::Message),
-            (3, 2) => Kind::Cut(LogKind::Action),
+            (1, Some(log)) => Kind::Batch(log),
+            (2, None) => Kind::Idle,
+            (3, Some(log)) => Kind::Cut(log),
             _ => return None,
         };
         Some(Self {
@@ -341,7 +349,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trips(
-            kind in 0..5, serial: u64, start in 0..u64::MAX / 2, length in 0..u64::MAX / 2,
+            kind in 0..7, serial: u64, start in 0..u64::MAX / 2, length in 0..u64::MAX / 2,
             crc: u32, durable: [u64; 2], sealed: u64,
         ) {
             let kind = match kind {
@@ -349,6 +357,8 @@ mod tests {
                 1 => Kind::Batch(LogKind::Action),
                 2 => Kind::Cut(LogKind::Message),
                 3 => Kind::Cut(LogKind::Action),
+                4 => Kind::Batch(LogKind::Delayed),
+                5 => Kind::Cut(LogKind::Dispatch),
                 _ => Kind::Idle,
             };
             let record = CommitRecord { kind, term: 3, serial, start, length, crc, durable, sealed };

@@ -8,7 +8,6 @@ use crate::duplicates::{self, Entry, Fingerprint};
 use crate::error::{AppendError, Error};
 use crate::flush::Plan;
 use crate::format::LogKind;
-use crate::log::commit::SLOTS_RESERVED;
 use crate::log::filler_before;
 use crate::realtime::action_log::{self, Action};
 use crate::realtime::consumer_log::{Located, SubjectId};
@@ -19,8 +18,6 @@ use crate::tag_mask::TagMask;
 
 /// Batches are laid out in buffers of at least this size, which readers then share.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Slots that must be free for an append: its commit, an idle record and a seal.
-const SLOTS_FOR_APPEND: u64 = SLOTS_RESERVED + 8;
 
 /// A message to be stored.
 #[derive(Clone, Debug)]
@@ -99,7 +96,7 @@ impl StoreWriter {
                 }
             }
             if self.config.sabotage != Sabotage::KeepRolledBack {
-                self.duplicates.truncate(self.messages.written());
+                self.duplicates.truncate(self.logs.messages.written());
             }
             self.unpublished.truncate(unpublished);
             self.message_buffer.clear();
@@ -113,7 +110,7 @@ impl StoreWriter {
         placed: &mut Vec<Placed>,
     ) -> Result<(), AppendError> {
         self.reserve_slots().map_err(AppendError::from_error)?;
-        let start = self.messages.written();
+        let start = self.logs.messages.written();
         let record = |message: &NewMessage| {
             message_log::record_bytes(message.subject.as_str(), &message.payload)
         };
@@ -130,7 +127,8 @@ impl StoreWriter {
         if self.message_buffer.is_empty() {
             return Ok(());
         }
-        self.messages
+        self.logs
+            .messages
             .append(&self.message_buffer)
             .map_err(AppendError::from_error)?;
         let batch = self.message_buffer.split().freeze();
@@ -158,8 +156,8 @@ impl StoreWriter {
         }
         let record = message_log::record_bytes(name, &message.payload);
         let bytes = u32::try_from(record).map_err(|_| "message is larger than a segment")?;
-        let position = self.messages.written() + self.message_buffer.len() as u64;
-        let segment_bytes = self.messages.segment_bytes();
+        let position = self.logs.messages.written() + self.message_buffer.len() as u64;
+        let segment_bytes = self.logs.messages.segment_bytes();
         let filler = filler_before(LogKind::Message, segment_bytes, position, record)
             .ok_or("message is larger than a segment")?;
         let subject = self.intern(&message.subject);
@@ -259,8 +257,8 @@ impl StoreWriter {
             if let Some(what) = action.flaw() {
                 return Err(AppendError::Unstorable { index, what });
             }
-            let position = self.actions.written() + self.action_buffer.len() as u64;
-            let (segment, record) = (self.actions.segment_bytes(), action.record_bytes());
+            let position = self.logs.actions.written() + self.action_buffer.len() as u64;
+            let (segment, record) = (self.logs.actions.segment_bytes(), action.record_bytes());
             let filler = filler_before(LogKind::Action, segment, position, record);
             let what = "action is larger than a segment";
             let filler = filler.ok_or(AppendError::Unstorable { index, what })?;
@@ -269,7 +267,8 @@ impl StoreWriter {
             }
             action.put_record(&mut self.action_buffer);
         }
-        self.actions
+        self.logs
+            .actions
             .append(&self.action_buffer)
             .map_err(AppendError::from_error)
     }
@@ -295,12 +294,12 @@ impl StoreWriter {
             self.try_checkpoint()?;
         }
         self.reserve_slots()?;
-        self.write_commit_records()?;
+        self.logs.write_commit_records()?;
         self.sync(Plan {
             messages: false,
-            actions: self.actions.is_dirty(),
+            actions: self.logs.actions.is_dirty(),
         })?;
-        let (term, offset) = (self.term, self.actions.durable());
+        let (term, offset) = (self.logs.term, self.logs.actions.durable());
         let and_sync = self.config.sabotage != Sabotage::SkipControlSync;
         self.controls.append(term, offset, control, and_sync)
     }
@@ -312,15 +311,7 @@ impl StoreWriter {
     ) -> Result<(), AppendError> {
         match &appended {
             Ok(()) => {
-                self.busy_at = self.clock.now();
-                // A batch of repeats leaves nothing to sync.
-                let is_dirty = match kind {
-                    LogKind::Message => self.messages.is_dirty(),
-                    LogKind::Action => self.actions.is_dirty(),
-                };
-                if is_dirty {
-                    self.dirty_since[kind.index()].get_or_insert(self.busy_at);
-                }
+                self.logs.touched(kind, self.clock.now());
                 self.show_positions();
             }
             Err(AppendError::Failed(_) | AppendError::Poisoned) => self.is_poisoned = true,
@@ -331,7 +322,7 @@ impl StoreWriter {
 
     /// Seals the ring when few slots are left.
     fn reserve_slots(&mut self) -> Result<(), Error> {
-        if self.ring.free() >= SLOTS_FOR_APPEND {
+        if self.logs.has_slots() {
             return Ok(());
         }
         self.seal()
@@ -339,7 +330,7 @@ impl StoreWriter {
 }
 
 impl AppendError {
-    fn from_error(error: Error) -> Self {
+    pub(crate) fn from_error(error: Error) -> Self {
         match error {
             Error::NoSpace { .. } => Self::NoSpace,
             Error::Poisoned => Self::Poisoned,

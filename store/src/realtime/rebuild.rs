@@ -20,7 +20,7 @@ use crate::realtime::consumer_log::{ConsumerLog, Located, SubjectId};
 use crate::realtime::control_log::{Control, ControlEntry};
 use crate::realtime::message_log::{MessageItem, PayloadSubject, RECORD_BYTES_MIN};
 use crate::realtime::progress::{Progress, Unacked};
-use crate::realtime::report::{Damage, DamageKind, RecoveryReport};
+use crate::report::{Damage, DamageKind, Findings, RecoveryReport};
 
 /// What the messagelog adds up to.
 pub(crate) struct Messages<'a> {

@@ -17,7 +17,7 @@ use crate::log::sums::{Stretch, stretches_of};
 use crate::log::verify::{Verifier, checksum};
 use crate::realtime::message_log::{MessageFormat, MessageItem};
 use crate::realtime::reader::StoreReader;
-use crate::realtime::report::{DAMAGES_LISTED_MAX, Damage, DamageKind};
+use crate::report::{DAMAGES_LISTED_MAX, Damage, DamageKind};
 
 /// Time between the end of a pass over everything and the next one.
 const PAUSE: Duration = Duration::from_secs(24 * 3600);

@@ -8,9 +8,9 @@ use qmq_model::UnixMillis;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Sabotage;
 use crate::error::{Doing, Error};
-use crate::flush::{self, CHECKPOINT_INTERVAL, IDLE_AFTER, Plan};
+use crate::flush::{self, CHECKPOINT_INTERVAL, Plan};
 use crate::format::ABORT;
-use crate::log::commit::{CommitRecord, SLOTS_RESERVED};
+use crate::log::pair::put_off;
 use crate::realtime::writer::StoreWriter;
 
 const BOTH: Plan = Plan {
@@ -21,8 +21,6 @@ const BOTH: Plan = Plan {
 const RUNS_UNCERTAIN_MAX: u64 = 8;
 /// Time between two checkpoints, however much there is to do.
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// Slots that must be free for an idle record that is not part of a seal.
-const SLOTS_FOR_IDLE: u64 = SLOTS_RESERVED + 4;
 
 impl StoreWriter {
     /// Does what is due at `now`: syncs what was written without a sync, states the durable
@@ -37,18 +35,18 @@ impl StoreWriter {
 
     fn try_tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
         let mode = self.config.flush;
-        if flush::due_in(mode, self.dirty_since(), now).is_some_and(|left| left.is_zero()) {
-            self.write_commit_records()?;
-            self.sync(self.dirty())?;
+        if flush::due_in(mode, self.logs.dirty_since(), now).is_some_and(|left| left.is_zero()) {
+            self.logs.write_commit_records()?;
+            self.sync(self.logs.dirty())?;
         }
-        let idle_in = self.idle_in(now);
+        let idle_in = self.logs.idle_in(now);
         if idle_in.is_some_and(|left| left.is_zero()) {
-            self.state_durable()?;
+            self.logs.state_durable()?;
         }
-        if self.ring.is_half_used() {
+        if self.logs.ring.is_half_used() {
             put_off(self.seal())?;
         }
-        let durable = self.messages.durable();
+        let durable = self.logs.messages.durable();
         if self.duplicate_files.is_due(&self.duplicates, durable) {
             self.duplicate_files.save(&self.duplicates, durable);
         }
@@ -59,28 +57,15 @@ impl StoreWriter {
             put_off(self.try_checkpoint())?;
         }
         let waits = [
-            flush::due_in(mode, self.dirty_since(), now),
-            self.idle_in(now).filter(|left| !left.is_zero()),
+            flush::due_in(mode, self.logs.dirty_since(), now),
+            self.logs.idle_in(now).filter(|left| !left.is_zero()),
             self.checkpoint_in(now),
         ];
         Ok(waits.into_iter().flatten().min())
     }
 
-    fn dirty(&self) -> Plan {
-        Plan {
-            messages: self.messages.is_dirty(),
-            actions: self.actions.is_dirty(),
-        }
-    }
-
-    /// Time until an idle record is written; `None` when there is nothing to state.
-    fn idle_in(&self, now: UnixMillis) -> Option<Duration> {
-        let is_news = self.stated != self.durable();
-        is_news.then(|| flush::left(IDLE_AFTER, self.busy_at, now))
-    }
-
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
-        let positions = [self.messages.written(), self.actions.written()];
+        let positions = self.logs.written();
         let uncertain = self
             .shared
             .index
@@ -99,30 +84,14 @@ impl StoreWriter {
         is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
     }
 
-    /// Writes an idle record that states the durable positions, durably.
-    fn state_durable(&mut self) -> Result<(), Error> {
-        if self.ring.free() > SLOTS_FOR_IDLE {
-            self.ring
-                .write(CommitRecord::idle(self.term, self.durable()))?;
-            self.ring.sync()?;
-            self.stated = self.durable();
-        }
-        Ok(())
-    }
-
     /// Allows the ring to be overwritten: everything is synced, and its checksums are durable.
     pub(super) fn seal(&mut self) -> Result<(), Error> {
         self.sync_all()?;
-        self.messages.write_sums()?;
-        self.actions.write_sums()?;
-        self.ring
-            .seal(CommitRecord::idle(self.term, self.durable()))?;
-        self.stated = self.durable();
-        Ok(())
+        self.logs.seal()
     }
 
     fn sync_all(&mut self) -> Result<(), Error> {
-        self.write_commit_records()?;
+        self.logs.write_commit_records()?;
         self.sync(BOTH)
     }
 
@@ -137,8 +106,7 @@ impl StoreWriter {
     pub(super) fn try_checkpoint(&mut self) -> Result<(), Error> {
         self.sync_all()?;
         // What a checkpoint includes is not read by the next start.
-        self.messages.write_sums()?;
-        self.actions.write_sums()?;
+        self.logs.write_sums()?;
         let subjects = self
             .subjects
             .iter()
@@ -146,8 +114,8 @@ impl StoreWriter {
             .collect();
         let mut checkpoint = Checkpoint {
             number: self.checkpoint_number + 1,
-            term: self.term,
-            positions: self.durable(),
+            term: self.logs.term,
+            positions: self.logs.durable(),
             time: self.clock.now(),
             control: self.controls.last(),
             subjects,
@@ -170,7 +138,7 @@ impl StoreWriter {
         self.chores
             .keeper
             .set_checkpointed(checkpoint.positions, retain);
-        let durable = self.messages.durable();
+        let durable = self.logs.messages.durable();
         self.duplicate_files.save(&self.duplicates, durable);
         self.duplicate_files.sync_names();
         checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)?;
@@ -184,10 +152,10 @@ impl StoreWriter {
     /// Begins what is due in the background.
     fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
         // Nothing is half done: the log ends here, visible and durable, between two records.
-        let is_quiet = self.unpublished.is_empty() && !self.messages.is_dirty();
-        let end = self.messages.durable();
+        let is_quiet = self.unpublished.is_empty() && !self.logs.messages.is_dirty();
+        let end = self.logs.messages.durable();
         if is_quiet && self.chores.wants_run(end, now) {
-            match self.messages.write_sums() {
+            match self.logs.messages.write_sums() {
                 // Later: the start must find checksums of what it does not read.
                 Err(Error::NoSpace { .. }) => {}
                 written => {
@@ -207,7 +175,7 @@ impl StoreWriter {
     pub fn close(mut self) -> Result<(), Error> {
         self.poison_on_error(|writer| {
             writer.sync_all()?;
-            writer.state_durable()?;
+            writer.logs.state_durable()?;
             writer.try_checkpoint()?;
             let path = writer.root.join(ABORT);
             writer.fs.remove(&path).doing("remove", &path)?;
@@ -216,16 +184,5 @@ impl StoreWriter {
                 .sync_dir(&writer.root)
                 .doing("sync folder", &writer.root)
         })
-    }
-}
-
-/// A full disk is no reason to stop: what was not possible is tried again later.
-fn put_off(done: Result<(), Error>) -> Result<(), Error> {
-    match done {
-        Err(error @ Error::NoSpace { .. }) => {
-            tracing::warn!(%error, "put off until there is room");
-            Ok(())
-        }
-        done => done,
     }
 }

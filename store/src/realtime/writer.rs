@@ -17,8 +17,8 @@ use crate::flush::{self, Plan, Wanted};
 use crate::format::LogKind;
 use crate::fs::{FileSystem, LockGuard};
 use crate::log::Log;
-use crate::log::commit::{CommitRecord, Kind, Ring};
-use crate::log::sync::Syncer;
+use crate::log::commit::Ring;
+use crate::log::pair::{LogPair, Syncing};
 use crate::realtime::PULL_SEQUENCES_UNSYNCED_MAX;
 use crate::realtime::chores::Chores;
 use crate::realtime::consumer_log::keeper::RunKeeper;
@@ -96,28 +96,18 @@ pub struct StoreWriter {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) root: PathBuf,
     pub(super) store: Uuid,
-    pub(super) term: u64,
     pub(super) config: StoreConfig,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) ring: Ring,
-    pub(super) messages: Log,
-    pub(super) actions: Log,
+    pub(super) logs: LogPair,
     pub(super) progress: Progress,
     pub(super) subjects: Vec<SubjectState>,
     pub(super) ids: HashMap<Subject, SubjectId>,
     pub(super) shared: Arc<Shared>,
-    syncer: Syncer,
     pub(super) message_buffer: BytesMut,
     pub(super) action_buffer: BytesMut,
     /// Appended, but not visible yet.
     pub(super) unpublished: Vec<Located>,
     commits: u64,
-    /// Since when each log has unsynced bytes.
-    pub(super) dirty_since: [Option<UnixMillis>; 2],
-    /// When something was last appended.
-    pub(super) busy_at: UnixMillis,
-    /// Durable positions as the newest commit record states them.
-    pub(super) stated: [u64; 2],
     pub(super) checkpoint_number: u64,
     pub(super) checkpoint_at: UnixMillis,
     pub(super) checkpoint_positions: [u64; 2],
@@ -158,7 +148,6 @@ impl StoreWriter {
             next,
             ..
         } = recovered;
-        let syncer = Syncer::start(config.background).doing("start threads for", &root)?;
         let states = subject_states(&index, next);
         let ids = states
             .iter()
@@ -172,33 +161,33 @@ impl StoreWriter {
         let shared = Arc::new(shared);
         let reader = StoreReader::new(shared.clone());
         let (keeper, is_stopped) = (recovered.keeper, recovered.is_stopped);
-        let logs = [&messages, &actions].map(|log| log.segments().clone());
-        let chores = Chores::start(index, keeper, &reader, logs, is_stopped, &config)
+        let segments = [&messages, &actions].map(|log| log.segments().clone());
+        let chores = Chores::start(index, keeper, &reader, segments, is_stopped, &config)
             .doing("start threads for", &root)?;
         let now = clock.now();
-        let stated = [messages.durable(), actions.durable()];
+        let syncing = match config.sabotage {
+            Sabotage::SkipSync => Syncing::Skipped,
+            _ => Syncing::Done,
+        };
+        let how = (config.background, syncing);
+        let (both, ring, term) = ([messages, actions], recovered.ring, recovered.term);
+        let logs = LogPair::new(both, ring, term, root.clone(), how, now)
+            .doing("start threads for", &root)?;
         let writer = Self {
             fs,
             root,
             store: recovered.store,
-            term: recovered.term,
             config,
             clock,
-            ring: recovered.ring,
-            messages,
-            actions,
+            logs,
             progress: recovered.progress,
             subjects: states,
             ids,
             shared,
-            syncer,
             message_buffer: BytesMut::new(),
             action_buffer: BytesMut::new(),
             unpublished: Vec::new(),
             commits: 0,
-            dirty_since: [None; 2],
-            busy_at: now,
-            stated,
             checkpoint_number: recovered.checkpoint_number,
             checkpoint_at: now,
             checkpoint_positions: [0; 2],
@@ -233,14 +222,14 @@ impl StoreWriter {
     }
 
     fn try_commit(&mut self, needs: SyncNeeds) -> Result<(), Error> {
-        self.write_commit_records()?;
+        self.logs.write_commit_records()?;
         let limit = PULL_SEQUENCES_UNSYNCED_MAX / 2;
         let wanted = Wanted {
-            has_messages: self.messages.is_dirty(),
+            has_messages: self.logs.messages.is_dirty(),
             needs_messages: needs.messages,
-            needs_actions: self.actions.is_dirty()
+            needs_actions: self.logs.actions.is_dirty()
                 && (needs.actions || self.pulls_unsynced > limit),
-            dirty_since: self.dirty_since.into_iter().flatten().min(),
+            dirty_since: self.logs.dirty_since(),
         };
         let plan = flush::plan(self.config.flush, wanted, self.clock.now());
         self.sync(plan)
@@ -291,49 +280,15 @@ impl StoreWriter {
         self.duplicates.evicted_young()
     }
 
-    /// Writes the commit records of what was appended since the last ones. Not synced.
-    pub(super) fn write_commit_records(&mut self) -> Result<(), Error> {
-        let durable = self.durable();
-        for log in [&mut self.messages, &mut self.actions] {
-            let kind = Kind::Batch(log.kind());
-            let Some(batch) = log.take_batch() else {
-                continue;
-            };
-            let record = CommitRecord::of(kind, self.term, &batch.range, batch.crc, durable);
-            self.ring.write(record)?;
-            self.stated = durable;
-        }
-        Ok(())
-    }
-
-    /// Syncs the logs of `plan` and the commit records.
+    /// Syncs the logs of `plan` and the commit records, and shows what is durable now.
     pub(super) fn sync(&mut self, plan: Plan) -> Result<(), Error> {
-        let mut files = Vec::new();
-        if plan.messages {
-            files.extend(self.messages.files_to_sync());
-        }
+        self.logs.sync(plan)?;
         if plan.actions {
-            files.extend(self.actions.files_to_sync());
-        }
-        if !plan.messages && !plan.actions {
-            return Ok(());
-        }
-        files.push(self.ring.file().clone());
-        if self.config.sabotage != Sabotage::SkipSync {
-            self.syncer
-                .sync(&files)
-                .doing_for_good("sync the logs of", &self.root)?;
-        }
-        if plan.messages {
-            self.messages.set_durable();
-            self.dirty_since[LogKind::Message.index()] = None;
-        }
-        if plan.actions {
-            self.actions.set_durable();
-            self.dirty_since[LogKind::Action.index()] = None;
             self.pulls_unsynced = 0;
         }
-        self.show_positions();
+        if plan.messages || plan.actions {
+            self.show_positions();
+        }
         Ok(())
     }
 
@@ -354,25 +309,17 @@ impl StoreWriter {
         self.unpublished.clear();
     }
 
-    pub(super) fn durable(&self) -> [u64; 2] {
-        [self.messages.durable(), self.actions.durable()]
-    }
-
-    pub(super) fn dirty_since(&self) -> Option<UnixMillis> {
-        self.dirty_since.into_iter().flatten().min()
-    }
-
     pub(super) fn show_positions(&self) {
-        for log in [&self.messages, &self.actions] {
+        for log in [&self.logs.messages, &self.logs.actions] {
             let (written, durable) = (log.written(), log.durable());
             let first_hidden = self
                 .unpublished
                 .first()
                 .map_or(written, |first| first.offset.0);
-            let visible = match (log.kind(), self.config.flush) {
-                (LogKind::Message, _) => first_hidden,
-                (LogKind::Action, FlushMode::Sync) => durable,
-                (LogKind::Action, FlushMode::Async { .. }) => written,
+            let visible = match self.config.flush {
+                _ if log.kind() == LogKind::Message => first_hidden,
+                FlushMode::Sync => durable,
+                FlushMode::Async { .. } => written,
             };
             self.shared.set_positions(
                 log.kind(),

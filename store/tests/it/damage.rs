@@ -40,6 +40,7 @@ fn rot(world: &mut World, log: LogKind, offset: u64) {
     let segment_bytes = match log {
         LogKind::Message => world.config.message_segment_bytes,
         LogKind::Action => world.config.action_segment_bytes,
+        LogKind::Delayed | LogKind::Dispatch => panic!("not a log of this store"),
     };
     let (path, at) = segment(log, segment_bytes, offset);
     let mask = world.rng.random_range(1..=255);

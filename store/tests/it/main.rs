@@ -4,6 +4,9 @@
 
 mod batches;
 mod damage;
+mod delay;
+mod delay_faults;
+mod delay_world;
 mod faults;
 mod groups;
 mod load;

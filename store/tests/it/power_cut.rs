@@ -25,6 +25,11 @@ pub(crate) fn first_seed() -> u64 {
     number("QMQ_SEED").unwrap_or_else(|| rand::random_range(0..1 << 40))
 }
 
+/// How many cuts there are to be.
+pub(crate) fn cuts_wanted() -> usize {
+    number("QMQ_CUTS").map_or(CUTS, |cuts| usize::try_from(cuts).unwrap())
+}
+
 pub(crate) fn fail(seed: u64, trouble: &Trouble) -> ! {
     panic!("QMQ_SEED={seed} shows it: {trouble}");
 }
@@ -79,7 +84,7 @@ fn reopen(world: &mut World, end: End) -> Result<usize, Trouble> {
 }
 
 fn run(flush: FlushMode) {
-    let cuts = number("QMQ_CUTS").map_or(CUTS, |cuts| usize::try_from(cuts).unwrap());
+    let cuts = cuts_wanted();
     let (mut seed, mut done) = (first_seed(), 0);
     println!("{flush:?}: {cuts} cuts from QMQ_SEED={seed}");
     while done < cuts {

@@ -103,22 +103,37 @@ pub enum DamageKind {
     Sequence,
 }
 
-impl RecoveryReport {
-    pub(crate) fn add(&mut self, damage: Damage) {
+/// Where the recovery of a log notes what it finds.
+pub(crate) trait Findings {
+    /// The list of damages and their number.
+    fn damages_mut(&mut self) -> (&mut Vec<Damage>, &mut u64);
+
+    /// What was found in this log, one of the store's two.
+    fn log_mut(&mut self, kind: LogKind) -> &mut LogReport;
+
+    /// Notes a damage.
+    fn add(&mut self, damage: Damage) {
         tracing::warn!(
             log = %damage.log, begin = damage.range.start, end = damage.range.end,
             kind = ?damage.kind, "damage in front of the durable end"
         );
-        self.damage_count += 1;
-        if self.damages.len() < DAMAGES_LISTED_MAX {
-            self.damages.push(damage);
+        let (damages, count) = self.damages_mut();
+        *count += 1;
+        if damages.len() < DAMAGES_LISTED_MAX {
+            damages.push(damage);
         }
     }
+}
 
-    pub(crate) fn log_mut(&mut self, kind: LogKind) -> &mut LogReport {
-        match kind {
-            LogKind::Message => &mut self.messages,
-            LogKind::Action => &mut self.actions,
+impl Findings for RecoveryReport {
+    fn damages_mut(&mut self) -> (&mut Vec<Damage>, &mut u64) {
+        (&mut self.damages, &mut self.damage_count)
+    }
+
+    fn log_mut(&mut self, kind: LogKind) -> &mut LogReport {
+        match kind.index() {
+            0 => &mut self.messages,
+            _ => &mut self.actions,
         }
     }
 }

@@ -3,13 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::StoreConfig;
 use crate::error::{Doing, Error};
-use crate::format::{
-    CHECKPOINTS, COMMIT, CONSUMER_LOG, CONTROLS, DUPLICATES, EPOCHS, LOCK, LogKind, TMP_SUFFIX,
-};
+use crate::format::{COMMIT, EPOCHS, LOCK, LogKind, TMP_SUFFIX};
 use crate::fs::{FileSystem, LockError, LockGuard, OpenMode};
-use crate::identity::Identity;
+use crate::identity::{Identity, Shape};
 use crate::log::commit::Ring;
 use crate::log::epochs::Epochs;
 
@@ -37,31 +34,31 @@ pub(crate) struct Folder {
 pub(crate) fn open_or_create(
     fs: &dyn FileSystem,
     root: &Path,
-    config: &StoreConfig,
+    shape: &Shape,
 ) -> Result<Folder, Error> {
-    if let Some(identity) = Identity::load(fs, root)? {
-        identity.check(root, config)?;
+    if let Some(identity) = Identity::load(fs, root, shape)? {
+        identity.check(root, shape)?;
         return Ok(Folder {
             identity,
             is_created: false,
         });
     }
-    refuse_foreign(fs, root)?;
-    let identity = create(fs, root, config)?;
+    refuse_foreign(fs, root, shape)?;
+    let identity = create(fs, root, shape)?;
     Ok(Folder {
         identity,
         is_created: true,
     })
 }
 
+fn folders_of(shape: &Shape) -> impl Iterator<Item = &'static str> {
+    let logs = shape.logs.into_iter().map(LogKind::folder);
+    logs.chain(shape.folders.iter().copied())
+}
+
 /// A folder without `store.id` may hold only what an interrupted creation leaves.
-fn refuse_foreign(fs: &dyn FileSystem, root: &Path) -> Result<(), Error> {
-    let folders =
-        LogKind::ALL
-            .map(LogKind::folder)
-            .into_iter()
-            .chain([CHECKPOINTS, CONTROLS, DUPLICATES]);
-    let folders: Vec<&str> = folders.collect();
+fn refuse_foreign(fs: &dyn FileSystem, root: &Path, shape: &Shape) -> Result<(), Error> {
+    let folders: Vec<&str> = folders_of(shape).collect();
     for entry in fs.list(root).doing("list", root)? {
         let is_ours = if entry.is_dir {
             folders.contains(&entry.name.as_str())
@@ -90,21 +87,17 @@ fn refuse_foreign(fs: &dyn FileSystem, root: &Path) -> Result<(), Error> {
 }
 
 /// Everything is durable before `store.id` appears: with it, a missing file is damage.
-fn create(fs: &dyn FileSystem, root: &Path, config: &StoreConfig) -> Result<Identity, Error> {
-    let identity = Identity::new(config);
-    for kind in LogKind::ALL {
-        let dir = root.join(kind.folder());
-        fs.create_dir(&dir).doing("create folder", &dir)?;
-    }
-    for name in [CHECKPOINTS, CONTROLS, DUPLICATES] {
+fn create(fs: &dyn FileSystem, root: &Path, shape: &Shape) -> Result<Identity, Error> {
+    let identity = Identity::new(shape);
+    for name in folders_of(shape) {
         let dir = root.join(name);
         fs.create_dir(&dir).doing("create folder", &dir)?;
     }
-    Ring::create(fs, &root.join(COMMIT), identity.uuid, config.commit_slots)?;
+    Ring::create(fs, &root.join(COMMIT), identity.uuid, shape.commit_slots)?;
     Epochs::first().save(fs, root, identity.uuid)?;
     fs.sync_dir(root).doing("sync folder", root)?;
     sync_ancestors(fs, root)?;
-    identity.save(fs, root)?;
+    identity.save(fs, root, shape)?;
     tracing::info!(root = %root.display(), store = %identity.uuid, "store created");
     Ok(identity)
 }
@@ -135,9 +128,9 @@ fn is_not_ours(error: &io::Error) -> bool {
     )
 }
 
-/// The folder of the index runs, created if it is missing: stores had none at first.
-pub(crate) fn consumer_log(fs: &dyn FileSystem, root: &Path) -> Result<PathBuf, Error> {
-    let dir = root.join(CONSUMER_LOG);
+/// A folder that stores had not at first, created if it is missing.
+pub(crate) fn add(fs: &dyn FileSystem, root: &Path, name: &str) -> Result<PathBuf, Error> {
+    let dir = root.join(name);
     fs.create_dir(&dir).doing("create folder", &dir)?;
     fs.sync_dir(root).doing("sync folder", root)?;
     Ok(dir)

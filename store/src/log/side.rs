@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::checkpoint::Checkpoint;
-use crate::config::StoreConfig;
+use crate::config::{Background, Sabotage};
 use crate::error::{Doing, Error};
 use crate::log::Log;
 use crate::log::commit::{CommitRecord, Ring};
@@ -16,7 +15,7 @@ use crate::log::segment::Segments;
 use crate::log::sums::{LoadedSums, Stretch, Sums};
 use crate::log::verify::{Verifier, for_each_piece};
 use crate::log::zero_ahead::ZeroAhead;
-use crate::realtime::report::{Cut, Damage, DamageKind, RecoveryReport};
+use crate::report::{Cut, Damage, DamageKind, Findings};
 
 /// One log while it is being recovered.
 pub(crate) struct Side<'a> {
@@ -33,13 +32,14 @@ pub(crate) struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    /// Finds the end of the log and makes everything up to there durable.
+    /// Finds the end of the log and makes everything up to there durable. A checkpoint includes
+    /// everything in front of `checkpointed`.
     pub(crate) fn open(
         segments: Arc<Segments>,
         (from, oldest): (u64, u64),
         store: Uuid,
         records: &'a [CommitRecord],
-        checkpoint: Option<&Checkpoint>,
+        checkpointed: u64,
     ) -> Result<Self, Error> {
         let kind = segments.kind();
         let LoadedSums {
@@ -49,8 +49,7 @@ impl<'a> Side<'a> {
         } = Sums::load(segments.clone(), store, from)?;
         let history = History::new(kind, records);
         let by_sums = stretches.iter().map(Stretch::end).max().unwrap_or(0);
-        let by_checkpoint = checkpoint.map_or(0, |found| found.positions[kind.index()]);
-        let stated = history.durable().max(by_sums).max(by_checkpoint);
+        let stated = history.durable().max(by_sums).max(checkpointed);
         let tail = recovery::find_tail(&segments, &history, stated)?;
         recovery::rewrite(&segments, tail.durable..tail.kept)?;
         let first_batch = history
@@ -100,7 +99,7 @@ impl<'a> Side<'a> {
     pub(crate) fn finish(
         &mut self,
         verifier: &mut Verifier<'_>,
-        report: &mut RecoveryReport,
+        report: &mut impl Findings,
     ) -> Result<(), Error> {
         let (kind, end) = (self.segments.kind(), self.tail.kept);
         verifier.check_before(end)?;
@@ -150,7 +149,7 @@ impl<'a> Side<'a> {
     }
 
     /// Reports the segments that are kept but are missing and will not be read.
-    pub(crate) fn report_missing(&self, report: &mut RecoveryReport) -> Vec<Range<u64>> {
+    pub(crate) fn report_missing(&self, report: &mut impl Findings) -> Vec<Range<u64>> {
         let unread = self.segments.split(self.oldest..self.from);
         let missing = unread.filter(|(base, _)| self.segments.file(*base).is_none());
         let missing: Vec<Range<u64>> = missing.map(|(_, part)| part).collect();
@@ -165,12 +164,22 @@ impl<'a> Side<'a> {
         missing
     }
 
-    pub(crate) fn into_log(self, config: &StoreConfig) -> Result<Log, Error> {
+    /// The log, ready to be appended to; zeros are written ahead in steps of `zero_ahead_bytes`.
+    pub(crate) fn into_log(
+        self,
+        zero_ahead_bytes: u64,
+        background: Background,
+        sabotage: Sabotage,
+    ) -> Result<Log, Error> {
         let end = self.tail.kept;
         let zeros_end = self.segments.end_on_disk()?.max(end);
-        let step = config.zero_ahead_bytes;
-        let zeros = ZeroAhead::new(self.segments.clone(), step, zeros_end, config.background)?;
-        Log::new(self.segments, zeros, self.sums, end, config.sabotage)
+        let zeros = ZeroAhead::new(
+            self.segments.clone(),
+            zero_ahead_bytes,
+            zeros_end,
+            background,
+        )?;
+        Log::new(self.segments, zeros, self.sums, end, sabotage)
     }
 }
 
@@ -180,7 +189,7 @@ pub(crate) fn cut(
     sides: [&Side<'_>; 2],
     ring: &mut Ring,
     term: u64,
-    report: &mut RecoveryReport,
+    report: &mut impl Findings,
 ) -> Result<(), Error> {
     let durable = sides.map(|side| side.tail.kept);
     let mut planned = Vec::new();

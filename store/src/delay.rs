@@ -1,0 +1,257 @@
+//! The store of a delay server: messages that wait for their time, and what became of them.
+//!
+//! `docs/delay-store-format.md` describes every byte and what is promised after a crash.
+
+pub(crate) mod book;
+mod browse;
+mod checkpoint;
+pub(crate) mod config;
+mod dispatch_log;
+pub(crate) mod entry;
+mod message_log;
+pub(crate) mod reader;
+mod rebuild;
+pub(crate) mod report;
+mod shared;
+mod table;
+mod upkeep;
+pub(crate) mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qmq_model::Clock;
+use uuid::Uuid;
+
+use crate::checkpoint::{Found, load_newest};
+use crate::delay::checkpoint::DelayCheckpoint;
+use crate::delay::config::{DelayConfig, DelaySabotage};
+use crate::delay::entry::Pending;
+use crate::delay::reader::DelayReader;
+use crate::delay::rebuild::{Rebuild, begun_keys};
+use crate::delay::report::DelayReport;
+use crate::delay::shared::Shared;
+use crate::delay::writer::{DelayWriter, Recovered};
+use crate::error::{Doing, Error};
+use crate::folder;
+use crate::format::{ABORT, CHECKPOINTS, COMMIT, LogKind};
+use crate::fs::FileSystem;
+use crate::log::commit::{CommitRecord, Ring};
+use crate::log::epochs::Epochs;
+use crate::log::pair::{LogPair, Syncing};
+use crate::log::segment::Segments;
+use crate::log::side::{self, Side};
+
+/// The store of one delay server; open it to get its writer and its readers.
+#[derive(Debug)]
+pub struct DelayStore;
+
+/// A message that was being sent when the store stopped: the outcome is unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Which one.
+    pub entry: Pending,
+    /// Name of the broker group it was sent to, or was about to be.
+    pub group: Arc<str>,
+}
+
+/// A delay store that is ready.
+pub struct DelayOpened {
+    /// The one that appends and decides; a single thread owns it.
+    pub writer: DelayWriter,
+    /// One that reads; cloned freely.
+    pub reader: DelayReader,
+    /// What was being sent, ascending by due time.
+    pub begun: Vec<Begun>,
+    /// What was found and done.
+    pub report: DelayReport,
+}
+
+impl std::fmt::Debug for DelayOpened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DelayOpened")
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DelayStore {
+    /// Opens the store in folder `root`, creating it if the folder is empty or missing. Locks it,
+    /// recovers and verifies it, and writes a durable checkpoint. Reads what the logs hold behind
+    /// the last run and the last checkpoint, however many messages there are.
+    ///
+    /// # Errors
+    /// When the folder is in use, belongs to another group or program, cannot be read or written,
+    /// or is damaged in a way that leaves unknown what is durable or done. Nothing acknowledged is
+    /// changed then, and opening may be tried again.
+    pub fn open(
+        fs: Arc<dyn FileSystem>,
+        root: &Path,
+        config: DelayConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<DelayOpened, Error> {
+        config.validate()?;
+        let lock = folder::lock(fs.as_ref(), root)?;
+        let folder = folder::open_or_create(fs.as_ref(), root, &config.shape())?;
+        let store = folder.identity.uuid;
+        let slots = folder.identity.commit_slots;
+        let (mut ring, records) = Ring::open(fs.as_ref(), &root.join(COMMIT), store, slots)?;
+        let term = Epochs::load(fs.as_ref(), root, store)?.term();
+        let found = load_checkpoint(fs.as_ref(), root, store)?;
+        let was_clean = !folder::mark(fs.as_ref(), root, ABORT)?;
+        folder::remove_incomplete(fs.as_ref(), root)?;
+        let mut report = DelayReport {
+            is_created: folder.is_created,
+            was_clean,
+            checkpoint: found.newest.as_ref().map(|newest| newest.number),
+            checkpoints_damaged: found.damaged,
+            ..DelayReport::default()
+        };
+
+        let included = found
+            .newest
+            .as_ref()
+            .map_or([0; 2], |newest| newest.positions);
+        let covered = 0;
+        let open = |kind: LogKind| {
+            let segment_bytes = config.shape().segment_bytes[kind.index()];
+            let dir = root.join(kind.folder());
+            let segments = Segments::open(fs.clone(), kind, dir, segment_bytes).map(Arc::new)?;
+            let included = included[kind.index()];
+            let from = match kind {
+                LogKind::Dispatch => included,
+                // Everything in front is in the runs.
+                _ => included.min(covered),
+            };
+            Side::open(segments, (from, 0), store, &records, included)
+        };
+        let [mut messages, mut dispatches] = [open(LogKind::Delayed)?, open(LogKind::Dispatch)?];
+        side::cut([&messages, &dispatches], &mut ring, term, &mut report)?;
+        let mut rebuild = Rebuild::new(found.newest, covered);
+        replay([&mut messages, &mut dispatches], &mut rebuild, &mut report)?;
+        let durable = [&messages, &dispatches].map(|side| side.tail.kept);
+        ring.seal(CommitRecord::idle(term, durable))?;
+
+        let segments = messages.segments.clone();
+        let shared = Arc::new(Shared::new(segments, rebuild.state));
+        let reader = DelayReader::new(shared.clone());
+        let begun = find_begun(&shared, &reader, &mut report)?;
+        let logs = [into_log(messages, &config)?, into_log(dispatches, &config)?];
+        let syncing = match config.sabotage {
+            DelaySabotage::SkipSync => Syncing::Skipped,
+            _ => Syncing::Done,
+        };
+        let (how, now) = ((config.background, syncing), clock.now());
+        let logs = LogPair::new(logs, ring, term, root.to_owned(), how, now)
+            .doing("start threads for", root)?;
+        let recovered = Recovered {
+            fs,
+            root: root.to_owned(),
+            lock,
+            store,
+            logs,
+            shared,
+            checkpoint_number: found.number_max,
+        };
+        let mut writer = DelayWriter::new(recovered, config, clock);
+        writer.checkpoint()?;
+        log_report(root, &report);
+        Ok(DelayOpened {
+            writer,
+            reader,
+            begun,
+            report,
+        })
+    }
+}
+
+/// The newest checkpoint that can be read. Without any the store is new, or nobody knows any more
+/// what was delivered.
+fn load_checkpoint(
+    fs: &dyn FileSystem,
+    root: &Path,
+    store: Uuid,
+) -> Result<Found<DelayCheckpoint>, Error> {
+    let found = load_newest(fs, root, |bytes| DelayCheckpoint::decode(bytes, store))?;
+    if found.newest.is_none() && found.number_max > 0 {
+        return Err(Error::Corrupt {
+            path: root.join(CHECKPOINTS),
+            what: "no checkpoint can be read; nothing was changed",
+        });
+    }
+    Ok(found)
+}
+
+fn into_log(side: Side<'_>, config: &DelayConfig) -> Result<crate::log::Log, Error> {
+    let sabotage = crate::config::Sabotage::None;
+    side.into_log(config.zero_ahead_bytes, config.background, sabotage)
+}
+
+/// Reads both logs behind the checkpoint.
+fn replay(
+    [messages, dispatches]: [&mut Side<'_>; 2],
+    rebuild: &mut Rebuild,
+    report: &mut DelayReport,
+) -> Result<(), Error> {
+    let segments = messages.segments.clone();
+    let mut verifier = messages.verifier(&segments);
+    messages.report_missing(report);
+    let range = messages.from..messages.tail.kept;
+    rebuild.messages(&segments, range, &mut verifier, report)?;
+    messages.finish(&mut verifier, report)?;
+
+    let segments = dispatches.segments.clone();
+    let mut verifier = dispatches.verifier(&segments);
+    dispatches.report_missing(report);
+    let range = dispatches.from..dispatches.tail.kept;
+    rebuild.dispatches(&segments, range, &mut verifier, report)?;
+    dispatches.finish(&mut verifier, report)?;
+    rebuild.raise_sequences(report);
+    Ok(())
+}
+
+/// Looks up what was being sent.
+fn find_begun(
+    shared: &Shared,
+    reader: &DelayReader,
+    report: &mut DelayReport,
+) -> Result<Vec<Begun>, Error> {
+    let keys = begun_keys(&shared.read());
+    let mut found = Vec::with_capacity(keys.len());
+    for key in keys {
+        let entry = reader.look_up(key)?;
+        let book = &mut shared.write().book;
+        let at = book.begun.get(&key.sequence).cloned();
+        match (entry, at) {
+            (Some(entry), Some(at)) => found.push(Begun {
+                entry,
+                group: at.group,
+            }),
+            _ => {
+                tracing::warn!(
+                    sequence = key.sequence,
+                    "a message that was begun is not there"
+                );
+                book.begun.remove(&key.sequence);
+                report.begun_lost += 1;
+            }
+        }
+    }
+    report.begun = found.len() as u64;
+    report.pending = shared.read().book.pending_count();
+    Ok(found)
+}
+
+fn log_report(root: &Path, report: &DelayReport) {
+    tracing::info!(
+        root = %root.display(),
+        was_clean = report.was_clean,
+        pending = report.pending,
+        begun = report.begun,
+        messages_end = report.messages.end,
+        messages_cut = report.messages.cut.as_ref().map_or(0, |cut| cut.saved_bytes),
+        dispatch_end = report.dispatch.end,
+        damages = report.damage_count,
+        "delay store opened"
+    );
+}

@@ -1,0 +1,151 @@
+//! What the writer of a delay store does beside appending: flushes that are due, idle records,
+//! seals, checkpoints, what is overdue for too long, closing.
+
+use std::time::Duration;
+
+use qmq_model::UnixMillis;
+
+use crate::checkpoint;
+use crate::delay::checkpoint::{self as delay_checkpoint, CheckpointHead};
+use crate::delay::dispatch_log::Verb;
+use crate::delay::entry::{Key, Pending};
+use crate::delay::writer::DelayWriter;
+use crate::error::{AppendError, Doing, Error};
+use crate::flush::{self, CHECKPOINT_INTERVAL};
+use crate::format::ABORT;
+use crate::log::pair::put_off;
+
+/// How often overdue messages are looked for that are to be dropped.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(10);
+/// Most messages that are dropped at a time.
+const EXPIRE_MAX: usize = 4096;
+
+impl DelayWriter {
+    /// Does what is due at `now`: syncs what was written without a sync, states the durable
+    /// positions when nothing happens, makes room in the ring, writes a checkpoint, drops what is
+    /// overdue for too long. Says when it wants to be called again; `None` when not before
+    /// something was appended.
+    ///
+    /// # Errors
+    /// Any error poisons the store. A full disk only puts things off.
+    pub fn tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        self.poison_on_error(|writer| writer.try_tick(now))
+    }
+
+    fn try_tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        let mode = self.config.flush;
+        let is_due = |left: Option<Duration>| left.is_some_and(|left| left.is_zero());
+        if is_due(flush::due_in(mode, self.logs.dirty_since(), now)) {
+            self.logs.sync_all()?;
+        }
+        if is_due(self.logs.idle_in(now)) {
+            self.logs.state_durable()?;
+        }
+        if self.logs.ring.is_half_used() {
+            put_off(self.logs.seal())?;
+        }
+        let expire_in = self.expire(now)?;
+        if is_due(self.checkpoint_in(now)) {
+            // Also after a full disk: the next attempt is one interval away.
+            self.checkpoint_at = now;
+            put_off(self.try_checkpoint())?;
+        }
+        let waits = [
+            flush::due_in(mode, self.logs.dirty_since(), now),
+            self.logs.idle_in(now).filter(|left| !left.is_zero()),
+            self.checkpoint_in(now),
+            expire_in,
+        ];
+        Ok(waits.into_iter().flatten().min())
+    }
+
+    fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
+        let is_changed = self.checkpoint_positions != self.logs.written();
+        is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
+    }
+
+    /// Drops messages that are overdue for longer than the limit, if there is one.
+    fn expire(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        let Some(limit) = self.config.drop_overdue_after else {
+            return Ok(None);
+        };
+        let rest = self
+            .expired_at
+            .map(|at| flush::left(EXPIRE_INTERVAL, at, now));
+        if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
+            return Ok(Some(rest));
+        }
+        self.expired_at = Some(now);
+        let until = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let until = UnixMillis(now.0.saturating_sub(until));
+        if until.0 <= 0 || self.shared.read().book.pending_in(0, until.0) == 0 {
+            return Ok(Some(EXPIRE_INTERVAL));
+        }
+        let mut overdue = Vec::new();
+        let more = self
+            .reader
+            .load(UnixMillis(0), until, None, EXPIRE_MAX, &mut overdue)?;
+        let keys: Vec<Key> = overdue.iter().map(Pending::key).collect();
+        match self.append_verb(Verb::Expire, "", &keys) {
+            Ok(()) if keys.is_empty() => {}
+            Ok(()) => {
+                let count = keys.len();
+                tracing::warn!(count, ?limit, "messages were overdue for too long: dropped");
+            }
+            Err(AppendError::Failed(error)) => return Err(error),
+            Err(error) => tracing::warn!(%error, "overdue messages are not dropped yet"),
+        }
+        if more.is_some() {
+            self.expired_at = None;
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok(Some(EXPIRE_INTERVAL))
+    }
+
+    /// Syncs both logs and writes a durable checkpoint of the state they add up to.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] leaves the store usable; any other error poisons it.
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
+        self.poison_unless_full(Self::try_checkpoint)
+    }
+
+    fn try_checkpoint(&mut self) -> Result<(), Error> {
+        self.logs.sync_all()?;
+        // What a checkpoint includes is not read by the next start.
+        self.logs.write_sums()?;
+        let head = CheckpointHead {
+            number: self.checkpoint_number + 1,
+            term: self.logs.term,
+            positions: self.logs.durable(),
+            time: self.clock.now(),
+        };
+        let bytes = {
+            let state = self.shared.read();
+            head.encode(self.store, state.subjects.names(), &state.book)
+        };
+        delay_checkpoint::save(self.fs.as_ref(), &self.root, head.number, &bytes)?;
+        self.checkpoint_number = head.number;
+        self.checkpoint_positions = head.positions;
+        self.checkpoint_at = head.time;
+        checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)
+    }
+
+    /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.
+    ///
+    /// # Errors
+    /// When any of that fails; the next opening then recovers.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.poison_on_error(|writer| {
+            writer.logs.sync_all()?;
+            writer.logs.state_durable()?;
+            writer.try_checkpoint()?;
+            let path = writer.root.join(ABORT);
+            writer.fs.remove(&path).doing("remove", &path)?;
+            writer
+                .fs
+                .sync_dir(&writer.root)
+                .doing("sync folder", &writer.root)
+        })
+    }
+}
