@@ -41,7 +41,6 @@ use rand::rngs::SmallRng;
 pub use backoff::Backoff;
 pub use limits::Limits;
 
-use crate::pending::{DelaySubject, Pending};
 use aside::Aside;
 use asks::Asks;
 use lanes::{Lanes, Repeat};
@@ -49,6 +48,7 @@ use limits::{
     LEFT_PAUSE, RELEASE_PAUSE, RELEASE_VISITS_MAX, ROUTE_BACKOFF, ROUTE_FRESH, TRIM_PAUSE,
 };
 use lines::{LaneId, Lines};
+use qmq_store::{DelaySubject, Pending};
 use rate::Rate;
 
 /// Time since the scheduler started, by a clock that nobody sets.

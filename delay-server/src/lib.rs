@@ -5,6 +5,5 @@
 
 pub mod clock_watch;
 pub mod dispatch;
-pub mod pending;
 pub mod wheel;
 pub mod window;

@@ -14,7 +14,7 @@ use std::collections::BinaryHeap;
 
 use qmq_model::UnixMillis;
 
-use crate::pending::{AcceptSequence, DelaySubject, Pending};
+use qmq_store::{AcceptSequence, DelaySubject, Pending};
 
 /// Slots of one millisecond; also the milliseconds of one far slot.
 const NEAR_SLOTS: usize = 1024;

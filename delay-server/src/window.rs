@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use qmq_model::UnixMillis;
 
-use crate::pending::Pending;
 use crate::wheel::{SPAN_MS, Wheel};
+use qmq_store::Pending;
 
 /// How far ahead the store is read.
 pub const HORIZON: Duration = Duration::from_secs(60);
@@ -287,7 +287,7 @@ mod tests {
     use proptest::proptest;
 
     use super::*;
-    use crate::pending::{AcceptSequence, DelaySubject};
+    use qmq_store::{AcceptSequence, DelaySubject};
 
     fn entry(due: i64, sequence: u64) -> Pending {
         Pending {

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use super::Moment;
 use super::limits::{ASIDE_MAX, REJECTED_BACKOFF, UNREADABLE_PAUSE};
 use super::lines::LaneId;
-use crate::pending::{AcceptSequence, Pending};
+use qmq_store::{AcceptSequence, Pending};
 
 /// A message, and the lane it must go to because an attempt there has an unknown outcome.
 #[derive(Clone, Copy, Debug)]

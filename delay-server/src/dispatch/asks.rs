@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::Moment;
 use super::limits::ROUTE_ASKS_MAX;
 use super::lines::Line;
-use crate::pending::DelaySubject;
+use qmq_store::DelaySubject;
 
 /// What is asked and what is to be asked.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Moment;
 use super::limits::Limits;
 use super::lines::{LaneId, Lines};
-use crate::pending::{DelaySubject, Pending};
+use qmq_store::{DelaySubject, Pending};
 
 /// Messages that are begun and to be sent to the same group again.
 #[derive(Clone, Debug)]

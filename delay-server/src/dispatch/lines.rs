@@ -6,7 +6,7 @@ use qmq_model::UnixMillis;
 
 use super::limits::{Limits, PARKED_MAX, SMALL_QUEUE, STUCK_MAX, SUBJECTS_KEPT_MAX};
 use super::{Moment, Timeliness};
-use crate::pending::{DelaySubject, Pending};
+use qmq_store::{DelaySubject, Pending};
 
 /// Number of a lane.
 pub(super) type LaneId = usize;

@@ -5,7 +5,7 @@ use super::aside::{Reason, Waiting};
 use super::limits::ROUTE_PAUSE;
 use super::lines::LaneId;
 use super::{Dispatch, Moment, Outcome, Output, Reply, Request, RequestId};
-use crate::pending::{DelaySubject, Pending};
+use qmq_store::{DelaySubject, Pending};
 
 /// The messages of a request, by what is to become of them.
 #[derive(Default)]

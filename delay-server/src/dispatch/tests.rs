@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::limits::{PARKED_MAX, ROUTE_ASKS_MAX, STUCK_MAX, UNREADABLE_PAUSE};
 use super::*;
-use crate::pending::AcceptSequence;
+use qmq_store::AcceptSequence;
 
 type Sent = (RequestId, Arc<str>, Arc<[Pending]>, u32);
 
