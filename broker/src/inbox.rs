@@ -2,16 +2,15 @@
 //! them, taken in batches.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use qmq_daemon::lanes::Lanes;
+use qmq_daemon::mailbox::{Mailbox, Stopped};
+use qmq_daemon::receive::Refused;
 use qmq_remoting::Responder;
 use qmq_store::{Action, Control, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
-
-use qmq_daemon::lanes::Lanes;
-use qmq_daemon::receive::Refused;
 
 /// Send requests that may wait for the writer; their bytes are bounded by the server's budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;
@@ -96,11 +95,6 @@ pub enum CopyRefused {
     Unstorable(&'static str),
 }
 
-/// The writer has stopped: nothing more is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store has stopped")]
-pub struct Stopped;
-
 /// Work taken at once.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -115,8 +109,7 @@ pub struct Taken {
 /// Queue between the connections and shards on one side and the writer thread on the other.
 #[derive(Debug)]
 pub struct Inbox {
-    queues: Mutex<Queues>,
-    work: Condvar,
+    queues: Mailbox<Queues>,
     send_room: Semaphore,
     copy_room: Semaphore,
     action_room: Semaphore,
@@ -127,15 +120,12 @@ struct Queues {
     sends: Lanes<SendBatch>,
     copies: VecDeque<CopyBatch>,
     actions: VecDeque<Ordered>,
-    writer_sleeps: bool,
-    closed: bool,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            queues: Mutex::default(),
-            work: Condvar::new(),
+            queues: Mailbox::default(),
             send_room: Semaphore::new(SENDS_QUEUED_MAX),
             copy_room: Semaphore::new(COPY_BYTES_QUEUED_MAX as usize),
             action_room: Semaphore::new(ACTIONS_QUEUED_WEIGHT_MAX as usize),
@@ -152,7 +142,8 @@ impl Inbox {
         forget(self.send_room.acquire().await)?;
         let connection = batch.responder.connection_id();
         let bytes = payload_bytes(&batch.messages);
-        self.put(|queues| queues.sends.push(connection, bytes, batch))
+        self.queues
+            .put(|queues| queues.sends.push(connection, bytes, batch))
     }
 
     /// Queues actions; waits for room.
@@ -178,7 +169,7 @@ impl Inbox {
 
     async fn put_ordered(&self, work: Ordered) -> Result<(), Stopped> {
         forget(self.action_room.acquire_many(weight(&work)).await)?;
-        self.put(|queues| queues.actions.push_back(work))
+        self.queues.put(|queues| queues.actions.push_back(work))
     }
 
     /// Queues copies; waits for room.
@@ -187,26 +178,17 @@ impl Inbox {
     /// When the writer has stopped.
     pub async fn put_copies(&self, batch: CopyBatch) -> Result<(), Stopped> {
         forget(self.copy_room.acquire_many(copy_weight(&batch)).await)?;
-        self.put(|queues| queues.copies.push_back(batch))
+        self.queues.put(|queues| queues.copies.push_back(batch))
     }
 
     /// Takes what is there, sleeping up to `patience` for it. Actions only with `and_actions`.
     /// `None` once it is closed and empty.
     pub fn take(&self, patience: Duration, and_actions: Actions) -> Option<Taken> {
-        let mut queues = self.lock();
-        if queues.is_idle(and_actions) && !queues.closed {
-            queues.writer_sleeps = true;
-            let waited = self.work.wait_timeout_while(queues, patience, |queues| {
-                queues.is_idle(and_actions) && !queues.closed
-            });
-            queues = waited.unwrap_or_else(PoisonError::into_inner).0;
-            queues.writer_sleeps = false;
-        }
-        if queues.closed && queues.is_idle(Actions::Take) {
-            return None;
-        }
-        let taken = queues.take(and_actions);
-        drop(queues);
+        let is_idle = |queues: &Queues| queues.is_idle(and_actions);
+        let taken = self.queues.take(patience, is_idle, |queues, closed| {
+            let is_over = closed && queues.is_idle(Actions::Take);
+            (!is_over).then(|| queues.take(and_actions))
+        })?;
         self.send_room.add_permits(taken.sends.len());
         self.action_room
             .add_permits(taken.actions.iter().map(|w| weight(w) as usize).sum());
@@ -217,30 +199,10 @@ impl Inbox {
 
     /// Takes no more; what is queued is still written.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.queues.close();
         self.send_room.close();
         self.copy_room.close();
         self.action_room.close();
-        self.work.notify_one();
-    }
-
-    fn put(&self, push: impl FnOnce(&mut Queues)) -> Result<(), Stopped> {
-        let mut queues = self.lock();
-        if queues.closed {
-            return Err(Stopped);
-        }
-        push(&mut queues);
-        let sleeps = std::mem::take(&mut queues.writer_sleeps);
-        drop(queues);
-        if sleeps {
-            self.work.notify_one();
-        }
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queues> {
-        // Pushes and drains leave the queues whole, so a panic elsewhere does not spoil them.
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod failure;
 pub mod http;
 pub mod lanes;
 pub mod logging;
+pub mod mailbox;
 pub mod member;
 pub mod metrics;
 mod open_files;
