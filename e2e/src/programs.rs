@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 /// Folder with the compiled programs, as in the scripts of `bin/`; they are then not built here.
 pub const FOLDER_VARIABLE: &str = "QMQ_BIN_DIR";
 
-/// Path of one of `qmq-metaserver`, `qmq-broker`, `qmq-tools`. The first call builds them beside
+/// Path of one of `qmq-metaserver`, `qmq-broker`, `qmq-delay-server`, `qmq-tools`. The first call builds them beside
 /// the test that runs, so that no test looks at yesterday's server.
 ///
 /// # Errors
@@ -59,6 +59,8 @@ fn find() -> Result<PathBuf> {
             "qmq-metaserver",
             "-p",
             "qmq-broker",
+            "-p",
+            "qmq-delay-server",
             "-p",
             "qmq-tools",
             "-p",

@@ -11,8 +11,12 @@ fn samples_are_understood_and_complete() {
     for entry in std::fs::read_dir(&conf).unwrap() {
         samples += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
     }
-    for server in ["metaserver", "broker"] {
-        let output = Command::new(programs::path(&format!("qmq-{server}")).unwrap())
+    for (server, program) in [
+        ("metaserver", "qmq-metaserver"),
+        ("broker", "qmq-broker"),
+        ("delay", "qmq-delay-server"),
+    ] {
+        let output = Command::new(programs::path(program).unwrap())
             .arg("-c")
             .arg(conf.join(format!("{server}.properties")))
             .arg("--check-config")

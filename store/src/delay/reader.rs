@@ -83,6 +83,12 @@ impl DelayReader {
         self.shared.read().subjects.name(id).cloned()
     }
 
+    /// How many subjects were ever stored. Does no IO.
+    #[must_use]
+    pub fn subject_count(&self) -> usize {
+        self.shared.read().subjects.names().len()
+    }
+
     /// How many messages there are. Does no IO.
     #[must_use]
     pub fn stats(&self) -> DelayStats {
