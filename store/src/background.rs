@@ -5,8 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use qmq_model::UnixMillis;
 
 use crate::config::Background;
+use crate::error::Error;
+use crate::flush;
+
+/// How long work rests after it failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -126,5 +134,37 @@ impl Drop for Worker {
                 tracing::warn!("a thread of the store panicked");
             }
         }
+    }
+}
+
+/// Puts work that failed off for a moment: no answer depends on it.
+#[derive(Debug, Default)]
+pub(crate) struct Retry {
+    /// When something last failed.
+    failed_at: Mutex<Option<UnixMillis>>,
+}
+
+impl Retry {
+    /// Does something that is tried again later when it fails.
+    pub(crate) fn attempt(&self, now: UnixMillis, work: impl FnOnce() -> Result<(), Error>) {
+        match work() {
+            Ok(()) | Err(Error::Stopped) => {}
+            Err(error) => {
+                tracing::warn!(%error, "upkeep of the store failed; it will be tried again");
+                *self
+                    .failed_at
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(now);
+            }
+        }
+    }
+
+    /// Whether something failed a moment ago.
+    pub(crate) fn is_resting(&self, now: UnixMillis) -> bool {
+        let failed_at = *self
+            .failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|failed_at| !flush::left(RETRY_AFTER, failed_at, now).is_zero())
     }
 }

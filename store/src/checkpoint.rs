@@ -9,7 +9,9 @@
 //! 4 CRC-32C of all before
 //! ```
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use qmq_model::{ConsumerGroup, ConsumerId, MessageSequence, PullSequence, Subject, UnixMillis};
 use uuid::Uuid;
@@ -94,6 +96,30 @@ pub(crate) fn load_newest<T: Numbered>(
         found.damaged.push(name);
     }
     Ok(found)
+}
+
+/// What the checkpoints include that were written since the store was opened and are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Mutex<VecDeque<[u64; 2]>>);
+
+impl Recent {
+    /// A checkpoint that includes these positions is durable; so many are kept.
+    pub(crate) fn push(&self, positions: [u64; 2], retain: usize) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back(positions);
+        while recent.len() > retain {
+            recent.pop_front();
+        }
+    }
+
+    /// Positions of both logs that every checkpoint includes of the `retain` that are kept: any of
+    /// them may be the newest that can be read. 0 until all of them were written since the store
+    /// was opened.
+    pub(crate) fn included(&self, retain: usize) -> [u64; 2] {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = recent.front().filter(|_| recent.len() >= retain);
+        oldest.copied().unwrap_or_default()
+    }
 }
 
 /// Removes what a crash left incomplete, and all but the newest `retain` checkpoints.

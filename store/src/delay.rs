@@ -5,28 +5,37 @@
 pub(crate) mod book;
 mod browse;
 mod checkpoint;
+mod chores;
 pub(crate) mod config;
 mod dispatch_log;
 pub(crate) mod entry;
+mod keeper;
+mod manifest;
+mod merge;
 mod message_log;
 pub(crate) mod reader;
 mod rebuild;
 pub(crate) mod report;
+mod run;
 mod shared;
+mod slots;
 mod table;
 mod upkeep;
 pub(crate) mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use qmq_model::Clock;
 use uuid::Uuid;
 
 use crate::checkpoint::{Found, load_newest};
 use crate::delay::checkpoint::DelayCheckpoint;
+use crate::delay::chores::DelayChores;
 use crate::delay::config::{DelayConfig, DelaySabotage};
 use crate::delay::entry::Pending;
+use crate::delay::keeper::{DelayKeeper, Loaded};
 use crate::delay::reader::DelayReader;
 use crate::delay::rebuild::{Rebuild, begun_keys};
 use crate::delay::report::DelayReport;
@@ -34,13 +43,14 @@ use crate::delay::shared::Shared;
 use crate::delay::writer::{DelayWriter, Recovered};
 use crate::error::{Doing, Error};
 use crate::folder;
-use crate::format::{ABORT, CHECKPOINTS, COMMIT, LogKind};
-use crate::fs::FileSystem;
+use crate::format::{ABORT, CHECKPOINTS, COMMIT, DELAY_RUNS, LogKind};
+use crate::fs::{FileSystem, LockGuard};
 use crate::log::commit::{CommitRecord, Ring};
 use crate::log::epochs::Epochs;
 use crate::log::pair::{LogPair, Syncing};
 use crate::log::segment::Segments;
 use crate::log::side::{self, Side};
+use crate::run::builder::Place;
 
 /// The store of one delay server; open it to get its writer and its readers.
 #[derive(Debug)]
@@ -112,48 +122,47 @@ impl DelayStore {
             .newest
             .as_ref()
             .map_or([0; 2], |newest| newest.positions);
-        let covered = 0;
+        let place = Place {
+            fs: fs.clone(),
+            dir: root.join(DELAY_RUNS),
+            store,
+        };
+        let loaded = keeper::load(&place)?;
+        report.runs = loaded.runs.len() as u64;
+        report.runs_damaged.clone_from(&loaded.damaged);
         let open = |kind: LogKind| {
-            let segment_bytes = config.shape().segment_bytes[kind.index()];
-            let dir = root.join(kind.folder());
-            let segments = Segments::open(fs.clone(), kind, dir, segment_bytes).map(Arc::new)?;
-            let included = included[kind.index()];
-            let from = match kind {
-                LogKind::Dispatch => included,
-                // Everything in front is in the runs.
-                _ => included.min(covered),
-            };
-            Side::open(segments, (from, 0), store, &records, included)
+            open_side(
+                kind,
+                (&fs, root, store),
+                &config,
+                &records,
+                (&loaded, included),
+            )
         };
         let [mut messages, mut dispatches] = [open(LogKind::Delayed)?, open(LogKind::Dispatch)?];
         side::cut([&messages, &dispatches], &mut ring, term, &mut report)?;
-        let mut rebuild = Rebuild::new(found.newest, covered);
+        let covered = loaded.manifest.covered;
+        let mut rebuild = Rebuild::new(found.newest, covered, loaded.runs.clone());
         replay([&mut messages, &mut dispatches], &mut rebuild, &mut report)?;
         let durable = [&messages, &dispatches].map(|side| side.tail.kept);
         ring.seal(CommitRecord::idle(term, durable))?;
 
-        let segments = messages.segments.clone();
-        let shared = Arc::new(Shared::new(segments, rebuild.state));
-        let reader = DelayReader::new(shared.clone());
-        let begun = find_begun(&shared, &reader, &mut report)?;
-        let logs = [into_log(messages, &config)?, into_log(dispatches, &config)?];
-        let syncing = match config.sabotage {
-            DelaySabotage::SkipSync => Syncing::Skipped,
-            _ => Syncing::Done,
-        };
-        let (how, now) = ((config.background, syncing), clock.now());
-        let logs = LogPair::new(logs, ring, term, root.to_owned(), how, now)
-            .doing("start threads for", root)?;
-        let recovered = Recovered {
+        let ground = Ground {
             fs,
-            root: root.to_owned(),
-            lock,
+            root,
             store,
-            logs,
-            shared,
+            place,
             checkpoint_number: found.number_max,
+            config,
+            clock,
         };
-        let mut writer = DelayWriter::new(recovered, config, clock);
+        let (mut writer, reader, begun) = ground.build(
+            lock,
+            (ring, term),
+            [messages, dispatches],
+            (rebuild, loaded),
+            &mut report,
+        )?;
         writer.checkpoint()?;
         log_report(root, &report);
         Ok(DelayOpened {
@@ -163,6 +172,85 @@ impl DelayStore {
             report,
         })
     }
+}
+
+/// Where a store that was recovered lives.
+struct Ground<'a> {
+    fs: Arc<dyn FileSystem>,
+    root: &'a Path,
+    store: Uuid,
+    place: Place,
+    checkpoint_number: u64,
+    config: DelayConfig,
+    clock: Arc<dyn Clock>,
+}
+
+impl Ground<'_> {
+    /// Puts writer and reader together.
+    fn build(
+        self,
+        lock: Box<dyn LockGuard>,
+        (ring, term): (Ring, u64),
+        sides: [Side<'_>; 2],
+        (rebuild, loaded): (Rebuild, Loaded),
+        report: &mut DelayReport,
+    ) -> Result<(DelayWriter, DelayReader, Vec<Begun>), Error> {
+        let (config, root) = (self.config, self.root);
+        let segments = sides.each_ref().map(|side| side.segments.clone());
+        let shared = Shared::new(segments[0].clone(), config.cache_bytes, rebuild.state);
+        let shared = Arc::new(shared);
+        let reader = DelayReader::new(shared.clone());
+        let begun = find_begun(&shared, &reader, report)?;
+        let is_stopped = Arc::<AtomicBool>::default();
+        let how = (config.run_bytes, config.checkpoint_retain);
+        let (of, stop) = (shared.clone(), is_stopped.clone());
+        let keeper = DelayKeeper::new(self.place, of, segments, how, loaded, stop);
+        let chores = DelayChores::start(Arc::new(keeper), config.background, is_stopped)
+            .doing("start threads for", root)?;
+        let [messages, dispatches] = sides;
+        let logs = [into_log(messages, &config)?, into_log(dispatches, &config)?];
+        let syncing = match config.sabotage {
+            DelaySabotage::SkipSync => Syncing::Skipped,
+            _ => Syncing::Done,
+        };
+        let (how, now) = ((config.background, syncing), self.clock.now());
+        let logs = LogPair::new(logs, ring, term, root.to_owned(), how, now)
+            .doing("start threads for", root)?;
+        let recovered = Recovered {
+            fs: self.fs,
+            root: root.to_owned(),
+            lock,
+            store: self.store,
+            logs,
+            shared,
+            chores,
+            checkpoint_number: self.checkpoint_number,
+        };
+        let writer = DelayWriter::new(recovered, config, self.clock);
+        Ok((writer, reader, begun))
+    }
+}
+
+/// Finds the end of one log.
+fn open_side<'a>(
+    kind: LogKind,
+    (fs, root, store): (&Arc<dyn FileSystem>, &Path, Uuid),
+    config: &DelayConfig,
+    records: &'a [CommitRecord],
+    (loaded, included): (&Loaded, [u64; 2]),
+) -> Result<Side<'a>, Error> {
+    let segment_bytes = config.shape().segment_bytes[kind.index()];
+    let dir = root.join(kind.folder());
+    let segments = Segments::open(fs.clone(), kind, dir, segment_bytes).map(Arc::new)?;
+    let included = included[kind.index()];
+    let oldest = loaded.manifest.oldest[kind.index()];
+    segments.drop_before(oldest)?;
+    let from = match kind {
+        LogKind::Dispatch => included,
+        // Everything in front is in the runs.
+        _ => included.min(loaded.manifest.covered),
+    };
+    Side::open(segments, (from, oldest), store, records, included)
 }
 
 /// The newest checkpoint that can be read. Without any the store is new, or nobody knows any more

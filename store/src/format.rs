@@ -55,6 +55,10 @@ pub(crate) const DELAYED_MAGIC: u32 = 0x514D_5154;
 pub(crate) const DISPATCH_MAGIC: u32 = 0x514D_5150;
 /// First bytes of a checkpoint of a delay store: `QMQB`.
 pub(crate) const BOOK_MAGIC: u32 = 0x514D_5142;
+/// First bytes of the footer of a run of delayed messages: `QMQU`.
+pub(crate) const DELAY_RUN_MAGIC: u32 = 0x514D_5155;
+/// First bytes of the manifest of runs of delayed messages: `QMQN`.
+pub(crate) const DELAY_MANIFEST_MAGIC: u32 = 0x514D_514E;
 /// Version of all formats of our own, checkpoints excepted.
 pub(crate) const VERSION: u16 = 1;
 /// Version of checkpoints; version 1 lacks the position of the controllog.

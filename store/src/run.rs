@@ -18,33 +18,31 @@
 //! A row stands for consecutive sequences of one subject; a subject with a gap has several. Rows
 //! and entries are sorted by subject and sequence.
 
+pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod cache;
 pub(crate) mod merge;
 pub(crate) mod tiers;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use qmq_model::{MessageOffset, UnixMillis};
 use uuid::Uuid;
 
 use crate::error::{Doing, Error};
 use crate::format::{Fields, RUN_MAGIC, VERSION, checked, run_name, seal};
-use crate::fs::{File, FileSystem, OpenMode};
+use crate::fs::{FileSystem, OpenMode};
+use crate::run::block::{BLOCK_BYTES, Block, BlockFile, TRAILER_AT, rows_per_block};
 use crate::tag_mask::TagMask;
 
-/// Bytes of a block: what is read and checked at a time.
-pub(crate) const BLOCK_BYTES: usize = 4096;
 /// Bytes of an entry and of a row.
 pub(crate) const ROW_BYTES: usize = 32;
 /// Entries or rows in a block.
-pub(crate) const ROWS_PER_BLOCK: u64 = 127;
-const TRAILER_AT: usize = 4064;
+pub(crate) const ROWS_PER_BLOCK: u64 = rows_per_block(ROW_BYTES);
 const SPARSE_BYTES: usize = 12;
 const FOOTER_BYTES: usize = 80;
-const _: () = assert!(TRAILER_AT == 127 * ROW_BYTES && TRAILER_AT + 32 == BLOCK_BYTES);
+const _: () = assert!(ROWS_PER_BLOCK == 127 && 127 * ROW_BYTES == TRAILER_AT);
 
 /// What is kept per message, 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,29 +121,6 @@ impl Row {
     }
 }
 
-/// A block that was read and checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Block(Arc<[u8]>);
-
-impl Block {
-    fn slot(&self, slot: u64) -> &[u8] {
-        let at = usize::try_from(slot % ROWS_PER_BLOCK).expect("below 127") * ROW_BYTES;
-        &self.0[at..at + ROW_BYTES]
-    }
-}
-
-/// Finishes a block: `rows` are the entries or rows in it.
-fn seal_block(out: &mut Vec<u8>, rows: &[u8], store: Uuid, run: u64, number: u32) {
-    let mut block = Vec::with_capacity(BLOCK_BYTES);
-    block.extend_from_slice(rows);
-    block.resize(TRAILER_AT, 0);
-    block.extend_from_slice(store.as_bytes());
-    block.extend_from_slice(&run.to_be_bytes());
-    block.extend_from_slice(&number.to_be_bytes());
-    seal(&mut block);
-    out.extend_from_slice(&block);
-}
-
 /// Where blocks come from.
 pub(crate) trait Blocks {
     /// Why there is none.
@@ -209,15 +184,18 @@ impl Footer {
     }
 }
 
+/// The row or entry with this number, in its block.
+fn slot(block: &Block, number: u64) -> &[u8] {
+    block.row(number % ROWS_PER_BLOCK, ROW_BYTES)
+}
+
 fn blocks_of(rows: u64) -> u64 {
     rows.div_ceil(ROWS_PER_BLOCK)
 }
 
 /// A run that is open. Only its footer and its sparse directory are in memory.
 pub(crate) struct Run {
-    file: Arc<dyn File>,
-    path: PathBuf,
-    store: Uuid,
+    file: BlockFile,
     footer: Footer,
     /// First key of each block of the directory.
     sparse: Vec<(u32, i64)>,
@@ -263,10 +241,14 @@ impl Run {
             Some((fields.u32()?, fields.i64()?))
         });
         let sparse = keys.collect();
-        Ok(Self {
+        let file = BlockFile {
             file,
             path,
             store,
+            run: number,
+        };
+        Ok(Self {
+            file,
             footer,
             sparse,
         })
@@ -286,37 +268,18 @@ impl Run {
     }
 
     fn corrupt(&self, what: &'static str) -> Error {
-        Error::Corrupt {
-            path: self.path.clone(),
-            what,
-        }
+        self.file.corrupt(what)
     }
 
     /// Reads `count` blocks at once and checks them; the first is `number`.
     pub(crate) fn read_blocks(&self, number: u32, count: u32) -> Result<Vec<Block>, Error> {
-        let mut bytes = vec![0; count as usize * BLOCK_BYTES];
-        let at = u64::from(number) * BLOCK_BYTES as u64;
-        self.file
-            .read_at(&mut bytes, at)
-            .doing("read", &self.path)?;
-        let mut blocks = Vec::with_capacity(count as usize);
-        for (block, number) in bytes.chunks_exact(BLOCK_BYTES).zip(number..) {
-            let mut trailer = Fields(checked(block).map_or(&[][..], |body| &body[TRAILER_AT..]));
-            let is_right = trailer.uuid() == Some(self.store)
-                && trailer.u64() == Some(self.footer.number)
-                && trailer.u32() == Some(number);
-            if !is_right {
-                return Err(self.corrupt("a block does not match its checksum"));
-            }
-            blocks.push(Block(Arc::from(block)));
-        }
-        Ok(blocks)
+        self.file.read(number, count)
     }
 
     fn row<B: Blocks>(&self, number: u64, blocks: &mut B) -> Result<Row, B::Miss> {
         let block = u32::try_from(number / ROWS_PER_BLOCK).expect("rows of a sound run");
         let block = self.footer.directory + block;
-        let row = Row::decode(blocks.block(self, block, block + 1)?.slot(number));
+        let row = Row::decode(slot(&blocks.block(self, block, block + 1)?, number));
         let is_sound = |row: &Row| {
             row.count > 0
                 && row.first >= 0
@@ -409,7 +372,7 @@ impl Run {
         let place = row.place + row.first.abs_diff(sequence);
         let last = block_of(row.place + u64::from(row.count) - 1);
         let block = blocks.block(self, block_of(place), last + 1)?;
-        let entry = Entry::decode(block.slot(place), sequence);
+        let entry = Entry::decode(slot(&block, place), sequence);
         entry.ok_or_else(|| self.corrupt("an entry of another sequence").into())
     }
 }

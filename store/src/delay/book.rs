@@ -24,6 +24,8 @@ pub(crate) enum State {
     Is(EntryState),
     /// Another one, with another due time, took its place.
     Moved,
+    /// It is finished and the store does not hold it any more.
+    Gone,
 }
 
 /// The state of every message that is not simply pending. A message that it does not know is
@@ -43,8 +45,11 @@ pub(crate) struct Book {
     pub(crate) by_hour: BTreeMap<i64, u64>,
     /// How many messages were dropped as overdue since the store was created.
     pub(crate) expired_total: u64,
-    /// Rises whenever finished messages are forgotten. Not kept over a restart.
-    pub(crate) generation: u64,
+    /// Finished messages that the store does not hold any more: somebody may still have their
+    /// keys. Not kept over a restart, which nobody's keys survive.
+    pub(crate) buried: RoaringTreemap,
+    /// The store holds nothing below this sequence.
+    pub(crate) first_held: u64,
 }
 
 impl Book {
@@ -57,6 +62,9 @@ impl Book {
     }
 
     pub(crate) fn state(&self, sequence: u64) -> State {
+        if self.is_buried(sequence) {
+            return State::Gone;
+        }
         let state = if !self.done.contains(sequence) {
             if self.begun.contains_key(&sequence) {
                 EntryState::Dispatching
@@ -77,7 +85,11 @@ impl Book {
 
     /// Whether it waits and nobody is sending it.
     pub(crate) fn is_pending(&self, sequence: u64) -> bool {
-        !self.done.contains(sequence) && !self.begun.contains_key(&sequence)
+        self.state(sequence) == State::Is(EntryState::Pending)
+    }
+
+    fn is_buried(&self, sequence: u64) -> bool {
+        sequence < self.first_held || self.buried.contains(sequence)
     }
 
     /// How many messages are not done.
@@ -154,6 +166,26 @@ impl Book {
         true
     }
 
+    /// Forgets finished messages below `first`: the store holds none of them any more.
+    pub(crate) fn forget_below(&mut self, first: u64) {
+        self.first_held = self.first_held.max(first.min(self.next));
+        let below = ..self.first_held;
+        for set in self.sets_mut() {
+            set.remove_range(below);
+        }
+        self.buried.remove_range(below);
+    }
+
+    /// Forgets finished messages that the store does not hold any more.
+    pub(crate) fn forget(&mut self, sequences: &RoaringTreemap) {
+        for set in self.sets_mut() {
+            *set -= sequences;
+        }
+        self.buried |= sequences;
+        // Messages that are near each other are mostly finished together.
+        self.buried.optimize();
+    }
+
     pub(crate) fn sets_mut(&mut self) -> [&mut RoaringTreemap; 4] {
         [
             &mut self.done,
@@ -186,7 +218,7 @@ mod tests {
     fn state(book: &Book, sequence: u64) -> EntryState {
         match book.state(sequence) {
             State::Is(state) => state,
-            State::Moved => panic!("moved"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -242,6 +274,25 @@ mod tests {
         let mut book = of(3);
         book.apply(Verb::Begin, "g", &[key(9)]);
         assert_eq!(book.next, 10);
+    }
+
+    #[test]
+    fn forgets_what_is_gone() {
+        let mut book = of(4);
+        book.apply(Verb::Confirm, "", &[key(1), key(3)]);
+        book.apply(Verb::Cancel, "", &[key(4)]);
+        book.forget_below(3);
+        assert!(!book.done.contains(1) && book.done.contains(3));
+        book.forget(&[4].into_iter().collect());
+        assert!(book.cancelled.is_empty() && book.done.contains(3));
+        assert_eq!(book.state(4), State::Gone);
+        // Whoever still has its key must not take it for pending.
+        assert_eq!(book.state(1), State::Gone);
+        assert!(!book.is_pending(1) && !book.is_pending(4));
+        // Nothing that is yet to come is gone.
+        book.forget_below(u64::MAX);
+        book.accept(key(5), None);
+        assert!(book.is_pending(5));
     }
 
     #[test]

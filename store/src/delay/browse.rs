@@ -1,16 +1,20 @@
 //! Goes through the messages of a store in the order in which they are due, wherever they stand.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::delay::entry::{Key, Pending};
-use crate::delay::shared::{Shared, State};
+use crate::delay::run::DelayRun;
+use crate::delay::run::walk::Entries;
+use crate::delay::shared::Shared;
 use crate::delay::table::Table;
 use crate::error::Error;
+use crate::run::cache::BlockCache;
 
 /// Most messages that are copied out of a table at a time, while the lock is held.
 const COPIED_MAX: usize = 4096;
 
-/// Messages in front of `until`, beginning somewhere, done ones included.
+/// Messages in front of some due time, beginning somewhere, done ones included.
 pub(crate) struct Browse<'a> {
     shared: &'a Shared,
     next: Bound<Key>,
@@ -20,14 +24,23 @@ pub(crate) struct Browse<'a> {
 
 /// Messages of one place, ascending.
 struct Source {
-    messages: std::vec::IntoIter<Pending>,
     head: Option<Pending>,
-    /// There may be more behind the last one.
-    is_cut: bool,
+    rest: Rest,
+}
+
+enum Rest {
+    /// Of a table.
+    Copied {
+        messages: std::vec::IntoIter<Pending>,
+        /// There may be more behind the last one.
+        is_cut: bool,
+    },
+    /// Of a run.
+    Run(Box<Entries>),
 }
 
 impl Source {
-    fn of(table: &Table, from: Bound<Key>, until: i64) -> Self {
+    fn of_table(table: &Table, from: Bound<Key>, until: i64) -> Self {
         let within = table.from(from).take_while(|(key, _)| key.due < until);
         let messages: Vec<Pending> = within
             .take(COPIED_MAX)
@@ -37,28 +50,89 @@ impl Source {
         let mut messages = messages.into_iter();
         Self {
             head: messages.next(),
-            messages,
-            is_cut,
+            rest: Rest::Copied { messages, is_cut },
+        }
+    }
+
+    /// `None` when the run holds nothing there.
+    fn of_run(
+        run: &Arc<DelayRun>,
+        from: Bound<Key>,
+        until: i64,
+        cache: &BlockCache,
+    ) -> Result<Option<Self>, Error> {
+        let (Bound::Included(first) | Bound::Excluded(first)) = from else {
+            unreachable!("a browse begins somewhere");
+        };
+        if *run.due().end() < first.due || *run.due().start() >= until {
+            return Ok(None);
+        }
+        let rank = match run.rank(first, cache) {
+            // Where to begin is in a damaged block: everything is looked at.
+            Err(Error::Corrupt { .. }) => 0,
+            rank => rank?,
+        };
+        let mut source = Self {
+            head: None,
+            rest: Rest::Run(Box::new(Entries::new(run, rank))),
+        };
+        loop {
+            source.advance(until)?;
+            let is_before = match from {
+                Bound::Excluded(first) => source.head.is_some_and(|head| head.key() <= first),
+                _ => source.head.is_some_and(|head| head.key() < first),
+            };
+            if !is_before {
+                return Ok(Some(source));
+            }
+        }
+    }
+
+    /// Goes on; `true` when there may be more that was not copied.
+    fn advance(&mut self, until: i64) -> Result<bool, Error> {
+        match &mut self.rest {
+            Rest::Copied { messages, is_cut } => {
+                self.head = messages.next();
+                Ok(self.head.is_none() && *is_cut)
+            }
+            Rest::Run(entries) => {
+                let next = entries.next_readable()?;
+                let next = next.filter(|entry| entry.key.due < until);
+                self.head = next.map(|entry| entry.pending());
+                Ok(false)
+            }
         }
     }
 }
 
 impl<'a> Browse<'a> {
-    pub(crate) fn new(shared: &'a Shared, from: Bound<Key>, until: i64) -> Self {
+    pub(crate) fn new(shared: &'a Shared, from: Bound<Key>, until: i64) -> Result<Self, Error> {
         let mut browse = Self {
             shared,
             next: from,
             until,
             sources: Vec::new(),
         };
-        browse.fill();
-        browse
+        browse.fill()?;
+        Ok(browse)
     }
 
-    fn fill(&mut self) {
-        let state = self.shared.read();
-        let State { table, .. } = &*state;
-        self.sources = vec![Source::of(table, self.next, self.until)];
+    fn fill(&mut self) -> Result<(), Error> {
+        let (from, until) = (self.next, self.until);
+        let runs = {
+            let state = self.shared.read();
+            let tables = state.frozen.iter().map(AsRef::as_ref);
+            let tables = tables.chain([&state.table]);
+            self.sources = tables
+                .map(|table| Source::of_table(table, from, until))
+                .collect();
+            state.runs.clone()
+        };
+        for (run, _) in runs.iter() {
+            let source = Source::of_run(run, from, until, &self.shared.cache)?;
+            self.sources.extend(source);
+        }
+        Ok(())
     }
 
     /// The next message, if there is one.
@@ -72,10 +146,10 @@ impl<'a> Browse<'a> {
         else {
             return Ok(None);
         };
-        first.head = first.messages.next();
+        let is_cut = first.advance(self.until)?;
         self.next = Bound::Excluded(found.key());
-        if first.head.is_none() && first.is_cut {
-            self.fill();
+        if is_cut {
+            self.fill()?;
         }
         Ok(Some(found))
     }

@@ -108,8 +108,6 @@ pub struct Found {
     pub entry: Pending,
     /// What had become of it.
     pub state: EntryState,
-    /// How often the store had forgotten finished messages before the look-up began.
-    pub(crate) generation: u64,
 }
 
 /// A message of a list.

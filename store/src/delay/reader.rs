@@ -13,6 +13,7 @@ use crate::delay::entry::{
     Pending,
 };
 use crate::delay::message_log::{RecordView, id_hash_of, message_id};
+use crate::delay::run::Runs;
 use crate::delay::shared::Shared;
 use crate::delay::table::Spot;
 use crate::error::Error;
@@ -58,6 +59,10 @@ pub struct DelayStats {
     pub expired: u64,
     /// Messages that only the write-ahead log holds.
     pub in_tables: u64,
+    /// Messages that runs hold, with those that are done and not cleared away yet.
+    pub in_runs: u64,
+    /// Runs.
+    pub runs: u64,
 }
 
 /// Finds and reads visible messages. Every call but those that say so may block on the disk.
@@ -96,12 +101,16 @@ impl DelayReader {
         let by_hour = state.book.by_hour.iter();
         let by_hour =
             by_hour.map(|(hour, count)| (UnixMillis(hour.saturating_mul(HOUR_MS)), *count));
+        let tables = state.frozen.iter().map(AsRef::as_ref);
+        let tables = tables.chain([&state.table]);
         DelayStats {
             pending: state.book.pending_count(),
             begun: state.book.begun.len() as u64,
             by_hour: by_hour.collect(),
             expired: state.book.expired_total,
-            in_tables: state.table.len() as u64,
+            in_tables: tables.map(|table| table.len() as u64).sum(),
+            in_runs: state.runs.iter().map(|(run, _)| run.len()).sum(),
+            runs: state.runs.len() as u64,
         }
     }
 
@@ -141,7 +150,7 @@ impl DelayReader {
         let begin = resume.map_or(Bound::Included(Key::first_at(from)), |cursor| {
             Bound::Excluded(cursor.0)
         });
-        let mut browse = Browse::new(&self.shared, begin, until.0);
+        let mut browse = Browse::new(&self.shared, begin, until.0)?;
         let mut taken = 0;
         while taken < max {
             let Some(found) = browse.next()? else {
@@ -236,12 +245,21 @@ impl DelayReader {
     /// When the store cannot be read.
     pub fn find(&self, subject: &Subject, message_id: &[u8]) -> Result<Vec<Found>, Error> {
         let hash = id_hash_of(subject, message_id);
-        let (generation, candidates) = {
+        let (mut candidates, runs) = {
             let state = self.shared.read();
-            let with = state.table.with_hash(hash);
+            let tables = state.frozen.iter().map(AsRef::as_ref);
+            let with = tables
+                .chain([&state.table])
+                .flat_map(|table| table.with_hash(hash));
             let with = with.filter_map(|key| Some(state.spot(key)?.pending(key)));
-            (state.book.generation, with.collect::<Vec<Pending>>())
+            (with.collect::<Vec<Pending>>(), state.runs.clone())
         };
+        for (run, _) in runs.iter() {
+            for key in run.with_hash(hash, &self.shared.cache)? {
+                let entry = run.get(key, &self.shared.cache)?;
+                candidates.extend(entry.map(|entry| entry.pending()));
+            }
+        }
         let mut found = Vec::new();
         for entry in candidates {
             let is_same = match self.read_one(&entry) {
@@ -262,11 +280,7 @@ impl DelayReader {
             };
             let state = self.shared.read().book.state(entry.sequence.0);
             if let (true, Fate::Is(state)) = (is_same, state) {
-                found.push(Found {
-                    entry,
-                    state,
-                    generation,
-                });
+                found.push(Found { entry, state });
             }
         }
         found.sort_by_key(|found| found.entry.key());
@@ -282,17 +296,37 @@ impl DelayReader {
     fn read_one(&self, pending: &Pending) -> Result<DelayedMessage, DelayReadError> {
         let (sequence, due) = (pending.sequence.0, pending.due);
         for _ in 0..ATTEMPTS_MAX {
-            let spot = self.shared.read().spot(pending.key());
-            let Some(spot) = spot else {
-                break;
+            let (spot, runs) = {
+                let state = self.shared.read();
+                (state.spot(pending.key()), state.runs.clone())
             };
-            if let Some(record) = self.read_spot(spot)? {
-                let record = Bytes::from(record);
-                let message = decode(&record, pending.key());
-                return message.ok_or(DelayReadError::Corrupt { sequence, due });
+            let record = match spot {
+                Some(spot) => self.read_spot(spot)?,
+                None => self.read_run(&runs, pending.key())?,
+            };
+            match (record, spot) {
+                (Some(record), _) => {
+                    let record = Bytes::from(record);
+                    let message = decode(&record, pending.key());
+                    return message.ok_or(DelayReadError::Corrupt { sequence, due });
+                }
+                (None, Some(_)) => {}
+                (None, None) => break,
             }
         }
         Err(DelayReadError::Gone { sequence, due })
+    }
+
+    /// The bytes of a record in a run, if one of them holds it.
+    fn read_run(&self, runs: &Runs, key: Key) -> Result<Option<Vec<u8>>, DelayReadError> {
+        for (run, _) in runs.iter() {
+            let entry = run.get(key, &self.shared.cache);
+            if let Some(entry) = entry.map_err(DelayReadError::Failed)? {
+                let record = run.read_record(&entry).map_err(DelayReadError::Failed)?;
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 
     /// The bytes of a record in the write-ahead log; `None` when its segment is gone.
@@ -309,15 +343,21 @@ impl DelayReader {
         }
     }
 
-    /// Whether the store holds a message with this key, whatever became of it.
-    pub(crate) fn holds(&self, key: Key) -> Result<bool, Error> {
-        Ok(self.shared.read().spot(key).is_some())
-    }
-
     /// The message with this key, whatever became of it, if the store holds it.
     pub(crate) fn look_up(&self, key: Key) -> Result<Option<Pending>, Error> {
-        let spot = self.shared.read().spot(key);
-        Ok(spot.map(|spot| spot.pending(key)))
+        let (spot, runs) = {
+            let state = self.shared.read();
+            (state.spot(key), state.runs.clone())
+        };
+        if let Some(spot) = spot {
+            return Ok(Some(spot.pending(key)));
+        }
+        for (run, _) in runs.iter() {
+            if let Some(entry) = run.get(key, &self.shared.cache)? {
+                return Ok(Some(entry.pending()));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::delay::dispatch_log::DispatchFormat;
 use crate::delay::entry::Key;
 use crate::delay::message_log::{DelayedFormat, DelayedItem, RECORD_BYTES_MIN};
 use crate::delay::report::DelayReport;
+use crate::delay::run::Runs;
 use crate::delay::shared::{State, Subjects};
 use crate::delay::table::{Spot, Table};
 use crate::error::Error;
@@ -31,17 +32,22 @@ pub(crate) struct Rebuild {
 
 impl Rebuild {
     /// Begins with a checkpoint, if there is one.
-    pub(crate) fn new(checkpoint: Option<DelayCheckpoint>, covered: u64) -> Self {
+    pub(crate) fn new(checkpoint: Option<DelayCheckpoint>, covered: u64, runs: Runs) -> Self {
         let included = checkpoint.as_ref().map_or(0, |found| found.positions[0]);
-        let (subjects, book) = match checkpoint {
+        let (subjects, mut book) = match checkpoint {
             Some(found) => (found.subjects, found.book),
             None => (Vec::new(), crate::delay::book::Book::new()),
         };
+        for (run, _) in runs.iter() {
+            book.next = book.next.max(run.sequences().end() + 1);
+        }
         Self {
             state: State {
                 book,
                 subjects: Subjects::new(subjects),
-                table: Table::default(),
+                table: Table::at(covered),
+                frozen: Vec::new(),
+                runs,
             },
             included,
             covered,

@@ -18,6 +18,10 @@ pub struct DelayReport {
     pub checkpoint: Option<u64>,
     /// Checkpoints that could not be read and were passed over.
     pub checkpoints_damaged: Vec<String>,
+    /// Live runs.
+    pub runs: u64,
+    /// Runs that cannot be read; their messages are lost until somebody repairs them.
+    pub runs_damaged: Vec<String>,
     /// Messages that are not done.
     pub pending: u64,
     /// Those of them that were being sent when the store stopped.

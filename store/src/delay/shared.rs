@@ -7,8 +7,10 @@ use qmq_model::Subject;
 
 use crate::delay::book::Book;
 use crate::delay::entry::{DelaySubject, Key};
+use crate::delay::run::Runs;
 use crate::delay::table::{Spot, Table};
 use crate::log::segment::Segments;
+use crate::run::cache::BlockCache;
 
 /// The subjects of a store by their numbers, which are given in order of arrival.
 #[derive(Debug, Default)]
@@ -62,14 +64,25 @@ impl Subjects {
 pub(crate) struct State {
     pub(crate) book: Book,
     pub(crate) subjects: Subjects,
-    /// Visible messages that only the write-ahead log holds.
+    /// Visible messages at the end of the write-ahead log.
     pub(crate) table: Table,
+    /// Tables that are full and wait to become runs, oldest first.
+    pub(crate) frozen: Vec<Arc<Table>>,
+    pub(crate) runs: Runs,
 }
 
 impl State {
     /// Where the record of a message stands in the write-ahead log, if only that holds it.
     pub(crate) fn spot(&self, key: Key) -> Option<Spot> {
-        self.table.get(key)
+        let frozen = self.frozen.iter().map(AsRef::as_ref);
+        frozen.chain([&self.table]).find_map(|table| table.get(key))
+    }
+
+    /// Makes the table one that waits to become a run; everything in front of `end` is in it.
+    pub(crate) fn freeze(&mut self, end: u64) {
+        let mut full = std::mem::replace(&mut self.table, Table::at(end));
+        full.range.end = end;
+        self.frozen.push(Arc::new(full));
     }
 }
 
@@ -78,13 +91,16 @@ impl State {
 pub(crate) struct Shared {
     /// The write-ahead log.
     pub(crate) segments: Arc<Segments>,
+    /// Blocks of runs.
+    pub(crate) cache: BlockCache,
     state: RwLock<State>,
 }
 
 impl Shared {
-    pub(crate) fn new(segments: Arc<Segments>, state: State) -> Self {
+    pub(crate) fn new(segments: Arc<Segments>, cache_bytes: usize, state: State) -> Self {
         Self {
             segments,
+            cache: BlockCache::new(cache_bytes),
             state: RwLock::new(state),
         }
     }

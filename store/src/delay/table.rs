@@ -1,7 +1,7 @@
 //! Messages that only the write-ahead log holds, in memory: by due time and by id.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use crate::delay::entry::{DelaySubject, Key, Pending};
 
@@ -15,20 +15,41 @@ pub(crate) struct Spot {
 }
 
 /// The messages of one stretch of the write-ahead log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table {
+    /// The stretch; it ends behind the last message until the table is complete.
+    pub(crate) range: Range<u64>,
+    /// Lowest sequence.
+    first: u64,
     entries: BTreeMap<Key, Spot>,
     ids: BTreeSet<(u64, Key)>,
 }
 
 impl Table {
+    /// An empty one for what stands in the write-ahead log from `begin` on.
+    pub(crate) fn at(begin: u64) -> Self {
+        Self {
+            range: begin..begin,
+            first: u64::MAX,
+            entries: BTreeMap::new(),
+            ids: BTreeSet::new(),
+        }
+    }
+
     pub(crate) fn insert(&mut self, key: Key, spot: Spot, id_hash: u64) {
+        self.range.end = self.range.end.max(spot.offset + u64::from(spot.bytes));
+        self.first = self.first.min(key.sequence);
         self.entries.insert(key, spot);
         self.ids.insert((id_hash, key));
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Lowest sequence; the highest there is when it is empty.
+    pub(crate) fn first_sequence(&self) -> u64 {
+        self.first
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<Spot> {
@@ -50,6 +71,11 @@ impl Table {
         let with = self.ids.range((hash, low)..);
         with.take_while(move |(found, _)| *found == hash)
             .map(|(_, key)| *key)
+    }
+
+    /// Hashes of ids with the keys they belong to, ascending.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, Key)> {
+        self.ids.iter().copied()
     }
 }
 

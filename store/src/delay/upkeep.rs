@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::delay::checkpoint::{self as delay_checkpoint, CheckpointHead};
 use crate::delay::dispatch_log::Verb;
 use crate::delay::entry::{Key, Pending};
+use crate::delay::table::Table;
 use crate::delay::writer::DelayWriter;
 use crate::error::{AppendError, Doing, Error};
 use crate::flush::{self, CHECKPOINT_INTERVAL};
@@ -17,6 +18,8 @@ use crate::log::pair::put_off;
 
 /// How often overdue messages are looked for that are to be dropped.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(10);
+/// Most tables that wait to become runs before who appends waits too.
+const FROZEN_MAX: usize = 4;
 /// Most messages that are dropped at a time.
 const EXPIRE_MAX: usize = 4096;
 
@@ -45,6 +48,7 @@ impl DelayWriter {
             put_off(self.logs.seal())?;
         }
         let expire_in = self.expire(now)?;
+        self.tend_chores(now)?;
         if is_due(self.checkpoint_in(now)) {
             // Also after a full disk: the next attempt is one interval away.
             self.checkpoint_at = now;
@@ -102,6 +106,36 @@ impl DelayWriter {
         Ok(Some(EXPIRE_INTERVAL))
     }
 
+    /// Begins what is due in the background.
+    fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
+        // Nothing is half done: the log ends here, visible and durable, between two records.
+        let is_quiet = self.unpublished.is_empty() && !self.logs.messages.is_dirty();
+        let end = self.logs.messages.durable();
+        if is_quiet && self.is_table_full(end) {
+            match self.logs.messages.write_sums() {
+                // Later: the start must find checksums of what it does not read.
+                Err(Error::NoSpace { .. }) => {}
+                written => {
+                    written?;
+                    self.shared.write().freeze(end);
+                }
+            }
+        }
+        let has_table = !self.shared.read().frozen.is_empty();
+        self.chores.tend(has_table, now);
+        Ok(())
+    }
+
+    /// Whether the table should become a run. Waits for the run that is being written when too
+    /// many tables wait: memory is bounded.
+    fn is_table_full(&self, end: u64) -> bool {
+        let is_full = end - self.shared.read().table.range.start >= self.config.run_bytes;
+        if is_full && self.shared.read().frozen.len() >= FROZEN_MAX {
+            self.chores.wait_for_run();
+        }
+        is_full && self.shared.read().frozen.len() < FROZEN_MAX
+    }
+
     /// Syncs both logs and writes a durable checkpoint of the state they add up to.
     ///
     /// # Errors
@@ -120,11 +154,20 @@ impl DelayWriter {
             positions: self.logs.durable(),
             time: self.clock.now(),
         };
-        let bytes = {
-            let state = self.shared.read();
-            head.encode(self.store, state.subjects.names(), &state.book)
+        let (bytes, book) = {
+            let state = &mut *self.shared.write();
+            if let Some(first) = self.chores.keeper.first_sequence(&state.runs) {
+                let tables = state.frozen.iter().map(AsRef::as_ref);
+                let tables = tables.chain([&state.table]).map(Table::first_sequence);
+                let hidden = self.unpublished.iter().map(|(key, ..)| key.sequence);
+                let first = tables.chain(hidden).fold(first, u64::min);
+                state.book.forget_below(first);
+            }
+            let bytes = head.encode(self.store, state.subjects.names(), &state.book);
+            (bytes, state.book.clone())
         };
         delay_checkpoint::save(self.fs.as_ref(), &self.root, head.number, &bytes)?;
+        self.chores.keeper.set_checkpointed(head.positions, book);
         self.checkpoint_number = head.number;
         self.checkpoint_positions = head.positions;
         self.checkpoint_at = head.time;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::config::{FlushMode, GROUP_NAME_BYTES_MAX};
 use crate::delay::book::State as Fate;
+use crate::delay::chores::DelayChores;
 use crate::delay::config::{DelayConfig, DelaySabotage};
 use crate::delay::dispatch_log::{self, DispatchRecord, Verb};
 use crate::delay::entry::{
@@ -42,7 +43,7 @@ pub struct DelayWriter {
     ids: HashMap<Subject, DelaySubject>,
     buffer: BytesMut,
     /// Accepted, but not visible yet: spots and hashes of their ids.
-    unpublished: Vec<(Key, Spot, u64)>,
+    pub(super) unpublished: Vec<(Key, Spot, u64)>,
     /// Something was decided that must be durable before it is acted upon.
     is_urgent: bool,
     pub(super) checkpoint_number: u64,
@@ -51,6 +52,8 @@ pub struct DelayWriter {
     /// When overdue messages were last looked for.
     pub(super) expired_at: Option<UnixMillis>,
     is_poisoned: bool,
+    /// Stopped before the lock goes.
+    pub(super) chores: DelayChores,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -70,6 +73,7 @@ pub(crate) struct Recovered {
     pub(crate) store: Uuid,
     pub(crate) logs: LogPair,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) chores: DelayChores,
     pub(crate) checkpoint_number: u64,
 }
 
@@ -100,6 +104,7 @@ impl DelayWriter {
             checkpoint_positions: [0; 2],
             expired_at: None,
             is_poisoned: false,
+            chores: recovered.chores,
             _lock: recovered.lock,
         }
     }
@@ -273,17 +278,14 @@ impl DelayWriter {
     }
 
     /// Cancels a message that was looked up, if it is not too late. The answer may be given after
-    /// the next [`Self::commit`]. Reads the index when the message may have moved since.
+    /// the next [`Self::commit`].
     ///
     /// # Errors
-    /// As [`Self::accept`]; [`AppendError::Failed`] without poisoning when the index cannot be
-    /// read.
+    /// As [`Self::accept`].
     pub fn cancel(&mut self, found: &Found) -> Result<CancelAnswer, AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
-        let Some(fate) = self.fate(found).map_err(AppendError::Failed)? else {
-            return Ok(CancelAnswer::Unknown);
-        };
-        Ok(match fate {
+        Ok(match self.fate(found) {
+            Fate::Gone => CancelAnswer::Unknown,
             Fate::Is(EntryState::Pending) => {
                 self.append_verb(Verb::Cancel, "", &[found.entry.key()])?;
                 CancelAnswer::Cancelled
@@ -295,16 +297,8 @@ impl DelayWriter {
         })
     }
 
-    /// What became of a message; `None` when the store does not hold it any more.
-    fn fate(&self, found: &Found) -> Result<Option<Fate>, Error> {
-        let key = found.entry.key();
-        let (fate, generation) = {
-            let book = &self.shared.read().book;
-            (book.state(key.sequence), book.generation)
-        };
-        // What is finished and gone looks as if it was pending.
-        let is_sure = generation == found.generation || self.reader.holds(key)?;
-        Ok(is_sure.then_some(fate))
+    fn fate(&self, found: &Found) -> Fate {
+        self.shared.read().book.state(found.entry.sequence.0)
     }
 
     /// Gives a message that was looked up another due time, if it is not too late: it gets a new
@@ -312,17 +306,18 @@ impl DelayWriter {
     /// next [`Self::commit`].
     ///
     /// # Errors
-    /// As [`Self::cancel`]; [`AppendError::Unstorable`] when the message cannot be read.
+    /// As [`Self::accept`]; [`AppendError::Unstorable`] when the message is damaged, and
+    /// [`AppendError::Failed`] without poisoning when it cannot be read.
     pub fn reschedule(
         &mut self,
         found: &Found,
         due: UnixMillis,
     ) -> Result<RescheduleAnswer, AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
-        match self.fate(found).map_err(AppendError::Failed)? {
-            None | Some(Fate::Moved) => return Ok(RescheduleAnswer::Unknown),
-            Some(Fate::Is(EntryState::Pending)) => {}
-            Some(Fate::Is(state)) => return Ok(RescheduleAnswer::NotPending(state)),
+        match self.fate(found) {
+            Fate::Gone | Fate::Moved => return Ok(RescheduleAnswer::Unknown),
+            Fate::Is(EntryState::Pending) => {}
+            Fate::Is(state) => return Ok(RescheduleAnswer::NotPending(state)),
         }
         let mut read = Vec::new();
         self.reader.read(&[found.entry], &mut read);

@@ -10,10 +10,8 @@ use uuid::Uuid;
 use crate::error::{Doing, Error};
 use crate::format::run_name;
 use crate::fs::{File, FileSystem, OpenMode};
-use crate::run::{BLOCK_BYTES, Entry, Footer, ROW_BYTES, ROWS_PER_BLOCK, Row, Run, blocks_of};
-
-/// Blocks that are collected before they are written.
-const BLOCKS_PER_WRITE: usize = 16;
+use crate::run::block::{BLOCK_BYTES, Region};
+use crate::run::{Entry, Footer, ROW_BYTES, Row, Run, blocks_of};
 
 /// Where runs are written.
 #[derive(Clone)]
@@ -86,8 +84,8 @@ impl RunBuilder {
             path: path.to_owned(),
             number,
             range,
-            entries: Region::at(0),
-            rows: Region::at(directory),
+            entries: Region::at(0, ROW_BYTES),
+            rows: Region::at(directory, ROW_BYTES),
             sparse: Vec::new(),
             row: None,
         })
@@ -113,8 +111,8 @@ impl RunBuilder {
                 });
             }
         }
-        let (place, number) = (&self.place, self.number);
-        self.entries.push(&entry.encode(sequence), place, number);
+        let (store, number) = (self.place.store, self.number);
+        self.entries.push(&entry.encode(sequence), store, number);
         self.entries.write_some(&*self.file, &self.path)
     }
 
@@ -122,11 +120,12 @@ impl RunBuilder {
         let Some(row) = self.row.take() else {
             return Ok(());
         };
-        if self.rows.count.is_multiple_of(ROWS_PER_BLOCK) {
+        if self.rows.begins_block() {
             self.sparse.extend_from_slice(&row.subject.to_be_bytes());
             self.sparse.extend_from_slice(&row.first.to_be_bytes());
         }
-        self.rows.push(&row.encode(), &self.place, self.number);
+        let (store, number) = (self.place.store, self.number);
+        self.rows.push(&row.encode(), store, number);
         self.rows.write_some(&*self.file, &self.path)
     }
 
@@ -134,7 +133,7 @@ impl RunBuilder {
         self.close_row()?;
         let directory = self.rows.first;
         for region in [&mut self.entries, &mut self.rows] {
-            region.seal(&self.place, self.number);
+            region.seal(self.place.store, self.number);
             region.write(&*self.file, &self.path)?;
         }
         let footer = Footer {
@@ -154,62 +153,5 @@ impl RunBuilder {
         let Place { fs, dir, store } = &self.place;
         fs.sync_dir(dir).doing("sync folder", dir)?;
         Run::open(fs.as_ref(), dir, *store, self.number, &self.range)
-    }
-}
-
-/// Blocks of one kind, in a row.
-struct Region {
-    first: u32,
-    /// The block that is open.
-    next: u32,
-    /// Entries or rows so far.
-    count: u64,
-    rows: Vec<u8>,
-    /// Whole blocks that are not written.
-    blocks: Vec<u8>,
-}
-
-impl Region {
-    fn at(first: u32) -> Self {
-        Self {
-            first,
-            next: first,
-            count: 0,
-            rows: Vec::new(),
-            blocks: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, row: &[u8; ROW_BYTES], place: &Place, number: u64) {
-        self.rows.extend_from_slice(row);
-        self.count += 1;
-        if self.count.is_multiple_of(ROWS_PER_BLOCK) {
-            self.seal(place, number);
-        }
-    }
-
-    fn seal(&mut self, place: &Place, number: u64) {
-        if !self.rows.is_empty() {
-            super::seal_block(&mut self.blocks, &self.rows, place.store, number, self.next);
-            self.rows.clear();
-            self.next += 1;
-        }
-    }
-
-    fn write_some(&mut self, file: &dyn File, path: &Path) -> Result<(), Error> {
-        if self.blocks.len() < BLOCKS_PER_WRITE * BLOCK_BYTES {
-            return Ok(());
-        }
-        self.write(file, path)
-    }
-
-    fn write(&mut self, file: &dyn File, path: &Path) -> Result<(), Error> {
-        if self.blocks.is_empty() {
-            return Ok(());
-        }
-        let begin = u64::from(self.next) * BLOCK_BYTES as u64 - self.blocks.len() as u64;
-        file.write_at(&self.blocks, begin).doing("write", path)?;
-        self.blocks.clear();
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::run::{BLOCK_BYTES, Block};
+use crate::run::block::{BLOCK_BYTES, Block};
 
 /// Run and number of the block in it.
 type Key = (u64, u32);

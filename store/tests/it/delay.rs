@@ -17,7 +17,7 @@ fn world() -> DelayWorld {
     world
 }
 
-fn done(checked: Checked) {
+pub(crate) fn done(checked: Checked) {
     checked.map_err(|trouble| trouble.to_string()).unwrap();
 }
 

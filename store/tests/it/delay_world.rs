@@ -149,6 +149,11 @@ impl DelayWorld {
         self.check_opened(opened, end)
     }
 
+    /// Goes on with a store that was opened, without a look at the model.
+    pub(crate) fn adopt_store(&mut self, opened: DelayOpened) {
+        self.store = Some((opened.writer, opened.reader));
+    }
+
     pub(crate) fn check_opened(&mut self, opened: DelayOpened, end: End) -> Checked {
         let DelayOpened {
             writer,
@@ -213,11 +218,10 @@ impl DelayWorld {
                     continue;
                 }
                 None => {
-                    let done = allowed.iter().find(|fate| fate.is_done());
-                    let Some(done) = done else {
-                        return Err(Trouble::Broken(format!("lost: {message:?}")));
-                    };
-                    done.clone()
+                    ensure!(allowed.iter().any(Fate::is_done), "lost: {message:?}");
+                    // Its key is worth nothing any more.
+                    self.messages.remove(&number);
+                    continue;
                 }
                 Some(EntryState::Pending) => Fate::Pending,
                 Some(EntryState::Delivered) => Fate::Delivered,

@@ -6,6 +6,7 @@ mod batches;
 mod damage;
 mod delay;
 mod delay_faults;
+mod delay_runs;
 mod delay_world;
 mod faults;
 mod groups;

@@ -1,16 +1,15 @@
 //! Changes the set of live runs: a new one for the tail, a merged one for several, none for what
 //! has expired.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use qmq_model::UnixMillis;
 
+use crate::background::Retry;
+use crate::checkpoint::Recent;
 use crate::error::Error;
-use crate::flush;
 use crate::format::{MANIFEST, run_name};
 use crate::log::segment::Segments;
 use crate::realtime::consumer_log::manifest::Manifest;
@@ -21,9 +20,6 @@ use crate::run::builder::Place;
 use crate::run::merge::merge;
 use crate::run::tiers;
 use crate::run::{Run, Walk};
-
-/// How long upkeep rests after it failed.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Keeps the runs of one store. Its methods block and are called by the threads for it.
 pub(crate) struct RunKeeper {
@@ -36,10 +32,8 @@ pub(crate) struct RunKeeper {
     /// Messagelog offset that the newest durable checkpoint includes: runs in front of it survive
     /// every start.
     checkpointed: AtomicU64,
-    /// What the checkpoints include that were written since the store was opened and are kept.
-    recent: Mutex<VecDeque<[u64; 2]>>,
-    /// When something last failed.
-    failed_at: Mutex<Option<UnixMillis>>,
+    recent: Recent,
+    retry: Retry,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -116,8 +110,8 @@ impl RunKeeper {
             run_bytes,
             manifest: Mutex::new(manifest),
             checkpointed: AtomicU64::new(0),
-            recent: Mutex::default(),
-            failed_at: Mutex::default(),
+            recent: Recent::default(),
+            retry: Retry::default(),
             is_stopped,
         }
     }
@@ -130,20 +124,14 @@ impl RunKeeper {
     /// A checkpoint that includes these positions is durable; so many are kept.
     pub(crate) fn set_checkpointed(&self, positions: [u64; 2], retain: usize) {
         self.checkpointed.store(positions[0], Ordering::Relaxed);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_back(positions);
-        while recent.len() > retain {
-            recent.pop_front();
-        }
+        self.recent.push(positions, retain);
     }
 
     /// Positions of both logs that every checkpoint includes of the `retain` that are kept: any of
     /// them may be the newest that can be read. 0 until all of them were written since the store
     /// was opened.
     pub(crate) fn included(&self, retain: usize) -> [u64; 2] {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = recent.front().filter(|_| recent.len() >= retain);
-        oldest.copied().unwrap_or_default()
+        self.recent.included(retain)
     }
 
     /// Behind the last byte of the messagelog that runs cover.
@@ -274,25 +262,12 @@ impl RunKeeper {
 
     /// Does something that is tried again later when it fails: no answer depends on it.
     pub(crate) fn attempt(&self, now: UnixMillis, work: impl FnOnce(&Self) -> Result<(), Error>) {
-        match work(self) {
-            Ok(()) | Err(Error::Stopped) => {}
-            Err(error) => {
-                tracing::warn!(%error, "upkeep of the index failed; it will be tried again");
-                *self
-                    .failed_at
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(now);
-            }
-        }
+        self.retry.attempt(now, || work(self));
     }
 
     /// Whether something failed a moment ago.
     pub(crate) fn is_resting(&self, now: UnixMillis) -> bool {
-        let failed_at = *self
-            .failed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        failed_at.is_some_and(|failed_at| !flush::left(RETRY_AFTER, failed_at, now).is_zero())
+        self.retry.is_resting(now)
     }
 
     /// Whether [`Self::improve`] has something to do.

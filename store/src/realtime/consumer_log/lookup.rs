@@ -7,8 +7,9 @@ use qmq_model::{MessageSequence, UnixMillis};
 use crate::error::Error;
 use crate::realtime::consumer_log::quarantine::Quarantine;
 use crate::realtime::consumer_log::{Limits, Located, Skipped, SubjectId};
+use crate::run::block::Block;
 use crate::run::cache::BlockCache;
-use crate::run::{Block, Blocks, Entry, Row, Run};
+use crate::run::{Blocks, Entry, Row, Run};
 
 /// Blocks of entries that are read at once: who reads on wants them next.
 const BLOCKS_AHEAD: u32 = 16;

@@ -1,0 +1,277 @@
+//! Runs of a delay store: they are written, merged and cleared away; damage in one of them costs
+//! what it hit, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qmq_model::{Clock, Subject, UnixMillis};
+use qmq_store::{DelayReadError, DelayReader, DelayWriter, EntryState, FlushMode, Pending};
+
+use crate::delay::{done, live};
+use crate::delay_world::{DelayWorld, FAR, delayed};
+use crate::power_cut::{fail, first_seed};
+use crate::world::End;
+
+const HOUR: i64 = 3_600_000;
+
+fn world() -> DelayWorld {
+    let mut world = DelayWorld::new(1, FlushMode::Sync);
+    done(world.open(End::Close));
+    world
+}
+
+/// Accepts so many messages, due one after the other in steps of `step`, in small batches with
+/// ticks between them.
+fn fill(world: &mut DelayWorld, count: u64, step: i64) -> Vec<Pending> {
+    let now = world.clock.now();
+    let mut placed = Vec::new();
+    for number in 0..count {
+        let due = now.0 + i64::try_from(number).unwrap() * step;
+        let new = delayed("s", &format!("id-{number}"), due, 30);
+        world.writer().accept(&[new], &mut placed).unwrap();
+        if number % 5 == 0 {
+            world.writer().commit().unwrap();
+            world.writer().tick(now).unwrap();
+        }
+    }
+    world.writer().commit().unwrap();
+    world.writer().tick(now).unwrap();
+    placed
+}
+
+fn deliver(writer: &mut DelayWriter, entries: &[Pending]) {
+    let mut accepted = Vec::new();
+    writer.begin("g", entries, &mut accepted).unwrap();
+    assert_eq!(accepted, entries);
+    writer.commit().unwrap();
+    let sequences: Vec<_> = entries.iter().map(|entry| entry.sequence).collect();
+    writer.confirm(&sequences).unwrap();
+    writer.commit().unwrap();
+}
+
+/// Lets minutes pass, with a checkpoint each.
+fn settle(world: &mut DelayWorld, minutes: usize) {
+    for _ in 0..minutes {
+        world.clock.advance(Duration::from_secs(61));
+        let now = world.clock.now();
+        world.writer().checkpoint().unwrap();
+        world.writer().tick(now).unwrap();
+    }
+}
+
+fn load(reader: &DelayReader) -> Vec<Pending> {
+    let mut loaded = Vec::new();
+    let more = reader
+        .load(UnixMillis(0), FAR, None, 100_000, &mut loaded)
+        .unwrap();
+    assert!(more.is_none());
+    loaded
+}
+
+fn runs(world: &DelayWorld) -> Vec<(u64, PathBuf)> {
+    let path = |number: u64| PathBuf::from(format!("/delay/runs/run.{number:020}"));
+    let numbered = (0..2000).map(|number| (number, path(number)));
+    numbered
+        .filter(|(_, path)| world.fs.peek(path).is_some())
+        .collect()
+}
+
+#[test]
+fn runs_hold_what_leaves_memory() {
+    let mut world = world();
+    let placed = fill(&mut world, 300, 10 * HOUR);
+    let stats = world.reader().stats();
+    assert!(stats.runs > 1 && stats.in_runs > 250, "{stats:?}");
+    assert_eq!(stats.in_runs + stats.in_tables, 300);
+    assert_eq!(load(world.reader()), placed);
+    let subject = Subject::new("s").unwrap();
+    let reader = world.reader();
+    for number in [0, 5, 150, 299] {
+        let found = reader
+            .find(&subject, format!("id-{number}").as_bytes())
+            .unwrap();
+        assert_eq!((found.len(), found[0].entry), (1, placed[number]));
+    }
+    assert_eq!(
+        reader.count(Some(&subject), UnixMillis(0)..FAR).unwrap(),
+        300
+    );
+    let range = placed[10].due..placed[20].due;
+    assert_eq!(reader.count(None, range).unwrap(), 10);
+}
+
+#[test]
+fn runs_are_merged_by_due_time_and_stay_few() {
+    let mut world = world();
+    let placed = fill(&mut world, 1500, HOUR / 4);
+    let highest = runs(&world).last().unwrap().0;
+    let live = runs(&world).len();
+    assert!(highest > 60, "{highest}: hardly anything was merged");
+    // A few for each of 15 days and 24 hours.
+    assert!(live < 150, "{live} runs");
+    assert_eq!(load(world.reader()), placed);
+    done(world.end(End::Kill));
+    let opened = world.try_open().unwrap();
+    assert_eq!(load(&opened.reader), placed);
+    assert_eq!(opened.report.runs, live as u64);
+}
+
+#[test]
+fn what_is_delivered_is_cleared_away() {
+    let mut world = world();
+    let mut placed = fill(&mut world, 600, HOUR / 10);
+    let used = world.fs.used();
+    let (early, late) = placed.split_at(580);
+    deliver(world.writer(), early);
+    settle(&mut world, 6);
+    let stats = world.reader().stats();
+    assert!(stats.in_runs < 60, "{stats:?}");
+    assert_eq!(stats.pending, 20);
+    assert_eq!(load(world.reader()), late);
+    assert!(world.fs.used() < used / 2, "{} of {used}", world.fs.used());
+    let subject = Subject::new("s").unwrap();
+    assert!(world.reader().find(&subject, b"id-3").unwrap().is_empty());
+    // Whoever still has a key of it can do no harm.
+    let mut accepted = Vec::new();
+    world
+        .writer()
+        .begin("g", &early[..3], &mut accepted)
+        .unwrap();
+    assert!(accepted.is_empty());
+    placed.drain(..580);
+    for end in [End::Kill, End::PowerCut] {
+        done(world.end(end));
+        let opened = world.try_open().unwrap();
+        assert_eq!(load(&opened.reader), placed);
+        drop(opened);
+        world = reopened(world);
+    }
+}
+
+fn reopened(mut world: DelayWorld) -> DelayWorld {
+    world.fs.kill();
+    let opened = world.try_open().unwrap();
+    world.adopt_store(opened);
+    world
+}
+
+#[test]
+fn a_run_stays_until_all_of_it_is_done() {
+    let mut world = world();
+    let placed = fill(&mut world, 40, 1);
+    deliver(world.writer(), &placed[1..]);
+    // The days go by, and nobody delivers the first one.
+    for _ in 0..50 {
+        world.clock.advance(Duration::from_secs(10 * 24 * 3600));
+        settle(&mut world, 1);
+    }
+    assert_eq!(load(world.reader()), &placed[..1]);
+    let mut read = Vec::new();
+    world.reader().read(&placed[..1], &mut read);
+    assert!(read[0].is_ok());
+}
+
+#[test]
+fn what_is_overdue_past_the_limit_is_dropped_and_counted() {
+    let mut world = DelayWorld::new(1, FlushMode::Sync);
+    world.config.drop_overdue_after = Some(Duration::from_secs(3600));
+    done(world.open(End::Close));
+    let placed = fill(&mut world, 40, 1000);
+    let mut begun = Vec::new();
+    world.writer().begin("g", &placed[..1], &mut begun).unwrap();
+    world.writer().commit().unwrap();
+    world.clock.advance(Duration::from_secs(3500));
+    settle(&mut world, 1);
+    assert_eq!(world.reader().stats().expired, 0);
+    world.clock.advance(Duration::from_secs(3600));
+    settle(&mut world, 1);
+    // What is being sent stays.
+    let stats = world.reader().stats();
+    assert_eq!((stats.expired, stats.pending), (39, 1));
+    assert!(load(world.reader()).is_empty());
+    let subject = Subject::new("s").unwrap();
+    let found = world.reader().find(&subject, b"id-39").unwrap();
+    assert!(found.iter().all(|found| found.state == EntryState::Expired));
+    done(world.commit());
+    done(world.end(End::Kill));
+    let opened = world.try_open().unwrap();
+    assert_eq!(opened.reader.stats().expired, 39);
+    assert_eq!(opened.begun.len(), 1);
+}
+
+#[test]
+fn a_damaged_record_is_an_error_and_stays_pending() {
+    let mut world = world();
+    let placed = fill(&mut world, 100, HOUR);
+    let (_, path) = runs(&world).swap_remove(0);
+    assert!(world.fs.rot(&path, 60, 1));
+    let mut read = Vec::new();
+    world.reader().read(&placed, &mut read);
+    let broken: Vec<usize> = (0..)
+        .zip(&read)
+        .filter(|(_, read)| read.is_err())
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(broken.len(), 1);
+    assert!(matches!(
+        read[broken[0]],
+        Err(DelayReadError::Corrupt { .. })
+    ));
+    // Merged or not, it is still there and still an error.
+    fill(&mut world, 300, HOUR);
+    settle(&mut world, 2);
+    let mut read = Vec::new();
+    world
+        .reader()
+        .read(&placed[broken[0]..=broken[0]], &mut read);
+    assert!(matches!(read[0], Err(DelayReadError::Corrupt { .. })));
+    assert!(load(world.reader()).contains(&placed[broken[0]]));
+}
+
+#[test]
+fn a_run_that_cannot_be_opened_is_kept_and_reported() {
+    let mut world = world();
+    let placed = fill(&mut world, 100, HOUR);
+    let live = runs(&world);
+    done(world.end(End::Close));
+    let (_, path) = &live[0];
+    let len = world.fs.peek(path).unwrap().len() as u64;
+    assert!(world.fs.rot(path, len - 30, 1));
+    let mut opened = world.try_open().unwrap();
+    assert_eq!(opened.report.runs_damaged.len(), 1);
+    let readable = load(&opened.reader);
+    assert!(!readable.is_empty() && readable.len() < 100);
+    opened.writer.checkpoint().unwrap();
+    opened.writer.close().unwrap();
+    // Somebody repairs it.
+    assert!(world.fs.rot(path, len - 30, 1));
+    let opened = world.try_open().unwrap();
+    assert!(opened.report.runs_damaged.is_empty());
+    assert_eq!(load(&opened.reader), placed);
+}
+
+#[test]
+fn without_its_manifest_a_store_is_not_opened() {
+    let mut world = world();
+    fill(&mut world, 100, HOUR);
+    done(world.end(End::Close));
+    assert!(world.fs.rot(Path::new("/delay/runs/manifest"), 30, 1));
+    assert!(world.try_open().is_err());
+    assert!(world.fs.rot(Path::new("/delay/runs/manifest"), 30, 1));
+    assert!(world.try_open().is_ok());
+}
+
+#[test]
+fn the_model_agrees_while_runs_come_and_go() {
+    let first = first_seed();
+    for seed in first..first + 3 {
+        println!("QMQ_SEED={seed}");
+        let mut world = DelayWorld::new(seed, FlushMode::Sync);
+        world.config.run_bytes = 400;
+        if let Err(trouble) = live(&mut world, 10, 150) {
+            fail(seed, &trouble);
+        }
+        let highest = runs(&world).last().map_or(0, |(number, _)| *number);
+        assert!(highest > 50, "{highest}: hardly any run came");
+    }
+}
