@@ -1,5 +1,6 @@
-//! A metaserver and its brokers, each in a folder below one temporary folder.
+//! A metaserver, its brokers and delay servers, each in a folder below one temporary folder.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -14,11 +15,48 @@ pub const TOKEN: &str = "e2e-token";
 /// Clients and servers of a test share this machine.
 const IP: &str = "127.0.0.1";
 
-/// A broker and what it is registered as.
+/// What serves a broker group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Takes messages and hands them out.
+    Broker,
+    /// Takes messages for later and gives them to brokers.
+    Delay,
+}
+
+impl Kind {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Broker => "qmq-broker",
+            Self::Delay => "qmq-delay-server",
+        }
+    }
+
+    const fn settings(self) -> &'static str {
+        match self {
+            Self::Broker => "broker.properties",
+            Self::Delay => "delay.properties",
+        }
+    }
+
+    /// Number of the role, that of a master.
+    const fn role(self) -> u8 {
+        match self {
+            Self::Broker => 0,
+            Self::Delay => 5,
+        }
+    }
+}
+
+/// A broker or delay server, and what it is registered as.
 #[derive(Debug)]
 pub struct Broker {
+    /// What it is.
+    pub kind: Kind,
     /// Its process.
     pub server: Server,
+    /// Folder of what it stores.
+    pub data: PathBuf,
     /// Name of its broker group.
     pub group: String,
     /// Port that clients use; the same after every restart.
@@ -31,6 +69,7 @@ pub struct Cluster {
     /// The metaserver.
     pub metaserver: Server,
     brokers: Vec<Broker>,
+    delay_servers: Vec<Broker>,
     folder: TempDir,
 }
 
@@ -45,10 +84,7 @@ impl Cluster {
         std::fs::create_dir_all(&home)?;
         let config = home.join("metaserver.properties");
         std::fs::write(&config, "")?;
-        std::fs::write(
-            home.join("valid-api-tokens.properties"),
-            format!("{TOKEN}=end to end\n"),
-        )?;
+        write_tokens(&home)?;
         let settings = vec![
             pair("meta.server.discover.port", "0"),
             pair("meta.server.port", "0"),
@@ -63,6 +99,7 @@ impl Cluster {
         Ok(Self {
             metaserver,
             brokers: Vec::new(),
+            delay_servers: Vec::new(),
             folder,
         })
     }
@@ -89,19 +126,41 @@ impl Cluster {
         Ok(self.brokers.last_mut().expect("just pushed"))
     }
 
+    /// Registers a delay server with the tools and starts it, as [`Self::add_broker`] does.
+    ///
+    /// # Errors
+    /// When it cannot be registered or started.
+    pub fn add_delay_server(
+        &mut self,
+        group: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<&mut Broker> {
+        let mut server = self.new_server(Kind::Delay, group, settings)?;
+        self.register(&server)?;
+        server.server.start()?;
+        self.delay_servers.push(server);
+        Ok(self.delay_servers.last_mut().expect("just pushed"))
+    }
+
     /// A broker that nobody has registered or started.
     ///
     /// # Errors
     /// When there is no free port or folder for it.
     pub fn new_broker(&self, group: &str, settings: &[(&str, &str)]) -> Result<Broker> {
+        self.new_server(Kind::Broker, group, settings)
+    }
+
+    fn new_server(&self, kind: Kind, group: &str, settings: &[(&str, &str)]) -> Result<Broker> {
         let port = ports::free()?;
         let home = self.folder.path().join(group);
         std::fs::create_dir_all(&home)?;
-        let config = home.join("broker.properties");
+        let config = home.join(kind.settings());
         std::fs::write(&config, "")?;
+        write_tokens(&home)?;
+        let data = home.join("data");
         let mut all = vec![
             pair("meta.server.endpoint", &self.meta_address()?),
-            pair("store.root", &home.join("data").display()),
+            pair("store.root", &data.display()),
             pair("broker.port", &port),
             pair("sync.port", "0"),
             pair("admin.port", "0"),
@@ -109,9 +168,11 @@ impl Cluster {
             pair("qmq.ip", IP),
         ];
         all.extend(settings.iter().map(|(key, value)| pair(key, *value)));
-        let server = Server::new("qmq-broker", home, "admin", config, all);
+        let server = Server::new(kind.program(), home, "admin", config, all);
         Ok(Broker {
+            kind,
             server,
+            data,
             group: group.to_owned(),
             port,
         })
@@ -128,7 +189,7 @@ impl Cluster {
             &format!("--metaserver={metaserver}"),
             &format!("--token={TOKEN}"),
             &format!("--brokerGroup={}", broker.group),
-            "--role=0",
+            &format!("--role={}", broker.kind.role()),
             &format!("--hostname={}", hostname(&broker.group)),
             &format!("--ip={IP}"),
             &format!("--servePort={}", broker.port),
@@ -146,13 +207,22 @@ impl Cluster {
         self.brokers.first_mut().expect("a broker was added")
     }
 
-    /// Ends every broker, then the metaserver, in an orderly way.
+    /// The first delay server.
+    ///
+    /// # Panics
+    /// When none was added.
+    pub fn delay_server(&mut self) -> &mut Broker {
+        let first = self.delay_servers.first_mut();
+        first.expect("a delay server was added")
+    }
+
+    /// Ends every delay server, then every broker, then the metaserver, in an orderly way.
     ///
     /// # Errors
     /// When one of them does not end in time or reports a failure.
     pub fn stop(&mut self) -> Result<()> {
-        for broker in &mut self.brokers {
-            broker.server.stop()?;
+        for server in self.delay_servers.iter_mut().chain(&mut self.brokers) {
+            server.server.stop()?;
         }
         self.metaserver.stop()
     }
@@ -193,6 +263,12 @@ impl Cluster {
         }
         Ok(printed)
     }
+}
+
+/// Lets callers with [`TOKEN`] use a server whose settings stand in this folder.
+fn write_tokens(home: &Path) -> Result<()> {
+    let tokens = home.join("valid-api-tokens.properties");
+    Ok(std::fs::write(tokens, format!("{TOKEN}=end to end\n"))?)
 }
 
 fn hostname(group: &str) -> String {

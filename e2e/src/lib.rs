@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod control;
 pub mod golden;
+pub mod later;
 pub mod ledger;
 pub mod load;
 pub mod neighbour;
@@ -17,8 +18,9 @@ pub mod stranger;
 pub mod usage;
 pub mod wait;
 
-pub use cluster::{Broker, Cluster};
+pub use cluster::{Broker, Cluster, Kind};
 pub use golden::Golden;
+pub use later::{Later, LaterPlan, LaterRun};
 pub use ledger::{Ledger, Problem, Summary};
 pub use load::{Load, Plan, Sabotage};
 pub use neighbour::Neighbour;

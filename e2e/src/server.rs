@@ -191,6 +191,20 @@ impl Server {
         get(self.address(key)?, path)
     }
 
+    /// Status and body of `POST path` with this form and token on the port named `key`.
+    ///
+    /// # Errors
+    /// When there is no such port or no answer.
+    pub fn post(
+        &self,
+        key: &str,
+        path: &str,
+        token: &str,
+        form: &[(&str, &str)],
+    ) -> Result<(u16, String)> {
+        post(self.address(key)?, path, token, form)
+    }
+
     /// What its process uses.
     ///
     /// # Errors
@@ -253,12 +267,34 @@ impl Drop for Server {
 
 /// Status and body of one HTTP request.
 fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
+    exchange(address, &format!("{head}Connection: close\r\n\r\n"))
+}
+
+/// Status and body of one HTTP request with a form and a token.
+///
+/// # Errors
+/// When there is no answer.
+pub fn post(
+    address: SocketAddr,
+    path: &str,
+    token: &str,
+    form: &[(&str, &str)],
+) -> Result<(u16, String)> {
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    let body = body.extend_pairs(form).finish();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nX-Api-Token: {token}\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n"
+    );
+    exchange(address, &format!("{head}Connection: close\r\n\r\n{body}"))
+}
+
+fn exchange(address: SocketAddr, request: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, HTTP_MAX)?;
     stream.set_read_timeout(Some(HTTP_MAX))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer

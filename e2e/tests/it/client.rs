@@ -34,6 +34,10 @@ impl Scene {
         let mut cluster = Cluster::start().unwrap();
         let settings = [("message.retry.delay.seconds", "1")];
         cluster.add_broker("g1", &settings).unwrap();
+        Self::with(cluster)
+    }
+
+    fn with(cluster: Cluster) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let meta = cluster.meta_address().unwrap();
         let producer = {
@@ -207,6 +211,41 @@ fn failed_messages_are_retried_and_end_in_the_dead_letter_subject() {
     dead.ack();
     scene.close(&undertaker);
     scene.close(&consumer);
+}
+
+#[test]
+fn a_retry_at_a_time_comes_then_and_to_its_group_alone() {
+    let mut cluster = Cluster::with_broker().unwrap();
+    cluster.add_delay_server("d1", &[]).unwrap();
+    let scene = Scene::with(cluster);
+    let (subject, after) = ("e2e.retry.at", Duration::from_millis(1_500));
+    let mine = scene.subscribe(&scene.builder("client"), subject, "mine");
+    let other = scene.subscribe(&scene.builder("client"), subject, "other");
+    for consumer in [&mine, &other] {
+        scene.warm_up(consumer, subject, &[]);
+    }
+    (0..10).for_each(|number| scene.send(subject, number, &["vip"]));
+    let failed = Instant::now();
+    for delivery in scene.take(&mine, 10) {
+        let place = scene.runtime.block_on(delivery.nack_after(after)).unwrap();
+        assert_eq!(place, Redelivery::Delayed);
+    }
+    let again = scene.take(&mine, 10);
+    assert!(failed.elapsed() + CLOCK_SLACK >= after, "too early");
+    assert!(again.iter().all(|delivery| delivery.times() == 2));
+    assert!(
+        again
+            .iter()
+            .all(|delivery| delivery.message().tags.contains("vip"))
+    );
+    let numbers: BTreeSet<_> = ack_all(again).into_iter().collect();
+    assert_eq!(numbers, (0..10).collect());
+    // Behind the copies: had the other group been handed those, there would be more.
+    scene.send(subject, 10, &[]);
+    let numbers = ack_all(scene.take(&other, 11));
+    assert_eq!(numbers, (0..11).collect::<Vec<_>>());
+    scene.close(&mine);
+    scene.close(&other);
 }
 
 #[test]

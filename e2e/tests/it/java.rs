@@ -2,7 +2,7 @@
 //! project in `e2e/java`. What is asserted about messages stands there.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,6 +19,10 @@ const OLDEST: &str = "1.1.0";
 const SABOTAGE_TESTS: &str = "TallyTest,AttemptsTest";
 /// The tests that run at the same time in one JVM while nobody kills a server.
 const SCENARIO: &str = "scenario";
+/// The tests that need a delay server.
+const DELAYED: &str = "delayed";
+/// Begin of the lines in which tests tell what they measured.
+const MEASURED: &str = "lateness";
 /// Of each test class, when something failed.
 const OUTPUT_LINES_SHOWN: usize = 100;
 
@@ -34,7 +38,7 @@ fn newest_client_keeps_every_promise() {
         build.path(),
         &[
             "--offline",
-            &format!("-DexcludedGroups={SCENARIO}"),
+            &format!("-DexcludedGroups={SCENARIO},{DELAYED}"),
             &format!("-Dqmq.meta={meta}"),
             &format!("-Dqmq.control={control}"),
         ],
@@ -73,6 +77,29 @@ fn newest_client_consumes_in_every_way() {
     let records = [at_metaserver, at_broker].map(|record| record.lock().unwrap().clone());
     captures::contain_the_golden_frames(&records);
     captures::are_written_as_they_came(&records);
+    cluster.stop().unwrap();
+}
+
+#[test]
+fn newest_client_sends_for_later() {
+    let mut cluster = Cluster::with_broker().unwrap();
+    cluster.add_delay_server("d1", &[]).unwrap();
+    let meta = cluster.meta_address().unwrap();
+    let build = tempfile::tempdir().unwrap();
+    prepare(NEWEST, build.path());
+    maven(
+        NEWEST,
+        build.path(),
+        &[
+            "--offline",
+            &format!("-Dgroups={DELAYED}"),
+            &format!("-Dqmq.meta={meta}"),
+        ],
+    );
+    let lines = output_lines(build.path()).into_iter();
+    let measured: Vec<_> = lines.filter(|line| line.starts_with(MEASURED)).collect();
+    println!("{}", measured.join("\n"));
+    assert!(!measured.is_empty(), "nothing was measured");
     cluster.stop().unwrap();
 }
 
@@ -126,16 +153,35 @@ fn maven(version: &str, build: &Path, arguments: &[&str]) {
 
 /// What the client and the tests wrote is kept in files: shows the end of each.
 fn show_output(build: &Path) {
-    let Ok(reports) = std::fs::read_dir(build.join("surefire-reports")) else {
-        return;
-    };
-    for path in reports.map(|entry| entry.unwrap().path()) {
-        if !path.to_string_lossy().ends_with("-output.txt") {
-            continue;
-        }
-        let output = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+    for (path, output) in outputs(build) {
         let lines: Vec<&str> = output.lines().collect();
         let tail = lines[lines.len().saturating_sub(OUTPUT_LINES_SHOWN)..].join("\n");
         eprintln!("end of {}:\n{tail}", path.display());
     }
+}
+
+fn output_lines(build: &Path) -> Vec<String> {
+    let outputs = outputs(build).into_iter();
+    let lines = |(_, output): (PathBuf, String)| {
+        let lines = output.lines().map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    outputs.flat_map(lines).collect()
+}
+
+/// What each test class wrote, by file.
+fn outputs(build: &Path) -> Vec<(PathBuf, String)> {
+    let reports = std::fs::read_dir(build.join("surefire-reports"));
+    let paths = reports
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path());
+    let is_output = |path: &PathBuf| path.to_string_lossy().ends_with("-output.txt");
+    paths
+        .filter(is_output)
+        .map(|path| {
+            let bytes = std::fs::read(&path).unwrap();
+            (path, String::from_utf8_lossy(&bytes).into_owned())
+        })
+        .collect()
 }

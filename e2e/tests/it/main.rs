@@ -6,6 +6,7 @@ mod bench;
 mod captures;
 mod client;
 mod conf;
+mod delay;
 mod hostile;
 mod java;
 mod kill9;
