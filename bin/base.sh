@@ -11,7 +11,7 @@ set -euo pipefail
 QMQ_SOURCE=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 QMQ_HOME=$(cd -- "${QMQ_HOME:-$QMQ_SOURCE}" && pwd -P)
 export QMQ_HOME
-QMQ_PACKAGES=(qmq-metaserver qmq-broker qmq-tools)
+QMQ_PACKAGES=(qmq-metaserver qmq-broker qmq-delay-server qmq-tools)
 # An unready server is asked again after this many seconds.
 LOOK_AGAIN=0.1
 LOG_LINES_SHOWN=20
@@ -46,6 +46,14 @@ find_program() {
     fi
 }
 
+# The program of a server: settings, logs and scripts have its short name.
+program_of() {
+    case $1 in
+    delay) echo qmq-delay-server ;;
+    *) echo "qmq-$1" ;;
+    esac
+}
+
 # The number of the running server, or nothing. A number that now belongs to another program is not it.
 running_pid() {
     local name=$1 pid
@@ -53,7 +61,7 @@ running_pid() {
     [[ $pid =~ ^[0-9]+$ ]] || return 0
     kill -0 "$pid" 2>/dev/null || return 0
     if [[ -r /proc/$pid/cmdline ]]; then
-        [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) == *"qmq-$name "* ]] || return 0
+        [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) == *"$(program_of "$name") "* ]] || return 0
     fi
     echo "$pid"
 }
@@ -123,7 +131,7 @@ absolute() {
 start_server() {
     local name=$1 pid log ports detach=()
     shift
-    find_program "qmq-$name"
+    find_program "$(program_of "$name")"
     take_turns "$name"
     pid=$(running_pid "$name")
     if [[ -n $pid ]]; then
@@ -137,7 +145,7 @@ start_server() {
     if command -v setsid >/dev/null; then detach=(setsid); fi
     enter_home "$@"
     # `exec` in a subshell keeps the number the same through setsid.
-    (exec "${detach[@]}" "$QMQ_BIN_DIR/qmq-$name" --set "ports.file=$ports" "${server_options[@]}" </dev/null >>"$log" 2>&1 9>&-) &
+    (exec "${detach[@]}" "$QMQ_BIN_DIR/$(program_of "$name")" --set "ports.file=$ports" "${server_options[@]}" </dev/null >>"$log" 2>&1 9>&-) &
     pid=$!
     printf '%s' "$pid" >"$QMQ_HOME/pid/$name.pid"
     wait_until_ready "$name" "$pid" "$log"
@@ -206,9 +214,9 @@ serve() {
     case $action in
     start) start_server "$name" "$@" ;;
     start-foreground)
-        find_program "qmq-$name"
+        find_program "$(program_of "$name")"
         enter_home "$@"
-        exec "$QMQ_BIN_DIR/qmq-$name" "${server_options[@]}"
+        exec "$QMQ_BIN_DIR/$(program_of "$name")" "${server_options[@]}"
         ;;
     stop) stop_server "$name" ;;
     status) show_status "$name" ;;

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds everything, starts a metaserver and a broker in a folder of their own, and sends and
-# receives a few messages. The cluster runs until Ctrl-C; with --once it is stopped at the end.
+# Builds everything, starts a metaserver, a broker and a delay server in a folder of their own, and
+# sends and receives a few messages, one of them for later. The cluster runs until Ctrl-C; with --once it is stopped at the end.
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$here/base.sh"
 . "$here/prerequisites.sh"
 
 MESSAGES=3
+# How far ahead the message for later is sent.
+LATER=5s
 SUBJECT=quick.start
 GROUP=quickstart
 TOKEN=quickstart
@@ -82,6 +84,10 @@ reserve_port 20880 && meta_port=$port
 reserve_port 20881 && broker_port=$port
 reserve_port 20882 && sync_port=$port
 reserve_port 20883 && admin_port=$port
+# The documented ports of a delay server are those of a broker, and both run here.
+reserve_port 20801 && delay_port=$port
+reserve_port 20802 && delay_sync_port=$port
+reserve_port 20884 && delay_admin_port=$port
 host=$(uname -n)
 metaserver=127.0.0.1:$http_port
 
@@ -106,6 +112,15 @@ admin.port=$admin_port
 qmq.host=$host
 qmq.ip=127.0.0.1
 END
+cat >"$QMQ_HOME/conf/delay.properties" <<END
+meta.server.endpoint=http://$metaserver/meta/address
+store.root=$QMQ_HOME/delay-store
+broker.port=$delay_port
+sync.port=$delay_sync_port
+admin.port=$delay_admin_port
+qmq.host=$host
+qmq.ip=127.0.0.1
+END
 
 subscriber=
 # Stops what runs; a second Ctrl-C during this does not leave servers behind.
@@ -113,6 +128,7 @@ stop_cluster() {
     trap '' INT TERM
     set +e
     [[ -z $subscriber ]] || kill -TERM "$subscriber" 2>/dev/null
+    (stop_server delay)
     (stop_server broker)
     (stop_server metaserver)
 }
@@ -154,12 +170,15 @@ await_received() {
 trap failed EXIT
 trap 'exit 130' INT TERM
 
-say "start a metaserver (SQLite) and a broker"
+say "start a metaserver (SQLite), a broker and a delay server"
 run export "QMQ_HOME=$QMQ_HOME" "QMQ_BIN_DIR=$QMQ_BIN_DIR"
 run bin/metaserver.sh start
 run bin/tools.sh AddBroker "--metaserver=$metaserver" "--token=$TOKEN" --brokerGroup=group1 --role=0 \
     "--hostname=$host" --ip=127.0.0.1 "--servePort=$broker_port" "--syncPort=$sync_port"
 run bin/broker.sh start
+run bin/tools.sh AddBroker "--metaserver=$metaserver" "--token=$TOKEN" --brokerGroup=delay1 --role=5 \
+    "--hostname=$host" --ip=127.0.0.1 "--servePort=$delay_port" "--syncPort=$delay_sync_port"
+run bin/delay.sh start
 
 say "send and receive"
 subscribe=(bin/tools.sh sub "--metaserver=$metaserver" "--subject=$SUBJECT" "--group=$GROUP")
@@ -178,6 +197,13 @@ run "${publish[@]}" "--count=$MESSAGES" "--body=hello"
 await_received hello "$MESSAGES" "$ARRIVE_SECONDS" || fail "the messages did not arrive within $ARRIVE_SECONDS s"
 echo "received:"
 grep -F hello "$QMQ_HOME/received.json"
+
+say "send for later"
+run "${publish[@]}" "--delay=$LATER" --body=later
+run bin/tools.sh delay list "--metaserver=$metaserver" "--admin-port=$delay_admin_port" "--token=$TOKEN"
+await_received later 1 "$ARRIVE_SECONDS" || fail "the message for later did not arrive within $ARRIVE_SECONDS s"
+echo "received, $LATER after it was sent:"
+grep -F later "$QMQ_HOME/received.json"
 kill -TERM "$subscriber"
 wait "$subscriber" || fail "the subscriber did not end in order"
 subscriber=
@@ -186,6 +212,7 @@ say "it works"
 cat <<END
 metaserver  http://$metaserver/meta/address   (what a Java application gets with setMetaServer)
 broker      127.0.0.1:$broker_port, health and metrics at http://127.0.0.1:$admin_port/readyz and /metrics
+delay       127.0.0.1:$delay_port, health and metrics at http://127.0.0.1:$delay_admin_port/readyz and /metrics
 files       $QMQ_HOME
 
 Try it from another terminal:
@@ -193,6 +220,7 @@ Try it from another terminal:
   export QMQ_HOME=$(printf '%q' "$QMQ_HOME") QMQ_BIN_DIR=$(printf '%q' "$QMQ_BIN_DIR")
  $(printf ' %q' "${subscribe[@]}")
  $(printf ' %q' "${publish[@]}") --count=10 --body=hello
+ $(printf ' %q' "${publish[@]}") --delay=30s --body=later
   bin/tools.sh ListBrokers --metaserver=$metaserver
   bin/broker.sh status
 END
@@ -201,7 +229,7 @@ if $once; then finish; fi
 trap finish INT TERM
 echo
 echo "the cluster runs until Ctrl-C"
-while (show_status metaserver && show_status broker) >/dev/null; do
+while (show_status metaserver && show_status broker && show_status delay) >/dev/null; do
     # In the background, so that a signal is served at once.
     sleep 2 &
     wait $! || true

@@ -9,10 +9,15 @@ use tempfile::TempDir;
 const TOKEN: &str = "script-token";
 const NOT_RUNNING: i32 = 3;
 
+/// Servers of a broker group: script, settings, group and role.
+const SERVERS: [(&str, &str, &str, u8); 2] = [
+    ("broker.sh", "broker.properties", "scripts", 0),
+    ("delay.sh", "delay.properties", "scripts-delay", 5),
+];
+
 /// A home folder with configuration. Dropping it stops what its scripts started.
 struct Home {
     folder: TempDir,
-    broker_port: u16,
 }
 
 impl Home {
@@ -23,7 +28,6 @@ impl Home {
                 .prefix("qmq home ")
                 .tempdir()
                 .unwrap(),
-            broker_port: ports::free().unwrap(),
         };
         let conf = home.path().join("conf");
         std::fs::create_dir(&conf).unwrap();
@@ -40,15 +44,14 @@ impl Home {
         home
     }
 
-    /// The broker's configuration needs the address of the metaserver that runs.
-    fn configure_broker(&self, metaserver: &str) {
+    /// The configuration needs the address of the metaserver that runs.
+    fn configure(&self, metaserver: &str, settings: &str, port: u16) {
         let text = format!(
             "meta.server.endpoint=http://{metaserver}/meta/address\nstore.root={}\n\
-             broker.port={}\nsync.port=0\nadmin.port=0\nqmq.host=script-host\nqmq.ip=127.0.0.1\n",
-            self.path().join("store").display(),
-            self.broker_port,
+             broker.port={port}\nsync.port=0\nadmin.port=0\nqmq.host=script-host\nqmq.ip=127.0.0.1\n",
+            self.path().join("store").join(settings).display(),
         );
-        std::fs::write(self.path().join("conf/broker.properties"), text).unwrap();
+        std::fs::write(self.path().join("conf").join(settings), text).unwrap();
     }
 
     fn path(&self) -> &Path {
@@ -82,7 +85,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        for name in ["broker.sh", "metaserver.sh"] {
+        for name in ["delay.sh", "broker.sh", "metaserver.sh"] {
             self.script(name, &["stop"]);
         }
     }
@@ -104,34 +107,36 @@ fn servers_are_started_shown_and_stopped() {
 
     let metaserver = ports::read(&home.path().join("pid/metaserver.ports"), "http");
     let metaserver = metaserver.unwrap().unwrap().to_string();
-    home.configure_broker(&metaserver);
-    let refused = home.expect(1, "broker.sh", &["start"]);
-    assert!(
-        refused.contains("AddBroker"),
-        "says how to register: {refused}"
-    );
-    home.expect(NOT_RUNNING, "broker.sh", &["status"]);
+    for (name, settings, group, role) in SERVERS {
+        let port = ports::free().unwrap();
+        home.configure(&metaserver, settings, port);
+        let refused = home.expect(1, name, &["start"]);
+        assert!(
+            refused.contains("AddBroker"),
+            "says how to register: {refused}"
+        );
+        home.expect(NOT_RUNNING, name, &["status"]);
+        home.expect(
+            0,
+            "tools.sh",
+            &[
+                "AddBroker",
+                "--metaserver",
+                &metaserver,
+                &format!("--token={TOKEN}"),
+                &format!("--brokerGroup={group}"),
+                &format!("--role={role}"),
+                "--hostname=script-host",
+                "--ip=127.0.0.1",
+                &format!("--servePort={port}"),
+                "--syncPort=20882",
+            ],
+        );
+        home.expect(0, name, &["start"]);
+        home.expect(0, name, &["status"]);
+    }
 
-    home.expect(
-        0,
-        "tools.sh",
-        &[
-            "AddBroker",
-            "--metaserver",
-            &metaserver,
-            &format!("--token={TOKEN}"),
-            "--brokerGroup=scripts",
-            "--role=0",
-            "--hostname=script-host",
-            "--ip=127.0.0.1",
-            &format!("--servePort={}", home.broker_port),
-            "--syncPort=20882",
-        ],
-    );
-    home.expect(0, "broker.sh", &["start"]);
-    home.expect(0, "broker.sh", &["status"]);
-
-    for name in ["broker.sh", "metaserver.sh"] {
+    for name in ["delay.sh", "broker.sh", "metaserver.sh"] {
         home.expect(0, name, &["stop"]);
         home.expect(NOT_RUNNING, name, &["status"]);
         home.expect(0, name, &["stop"]);
@@ -172,6 +177,10 @@ fn quick_start_works_twice_at_once() {
         assert!(
             printed.contains("hello"),
             "shows what was received: {printed}"
+        );
+        assert!(
+            printed.contains("\"body\":\"later\""),
+            "shows what came later: {printed}"
         );
     }
 }
