@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the broker beside the least a server can do, interleaved, and makes docs/performance.md
-# from what was measured. Nothing else should run on the machine.
+# Measures broker and delay server beside the least a server can do, interleaved, and makes
+# docs/performance.md from what was measured. Nothing else should run on the machine.
 #
 # usage: bench.sh [--quick] [--rounds N] [--seconds S] [--peer HOST:PORT[=NAME]]... [--only CASE]...
 #                 [--results FILE]
@@ -29,6 +29,9 @@ rounds=5
 seconds=10
 warm_up=2
 backlog=5000000
+messages_later=500000
+# Seconds in which all of them can be sent before the first is due.
+delay_lead=20
 log_bytes=4294967296
 quick=false
 results=
@@ -73,7 +76,7 @@ if [[ ! -x $QMQ_BIN_DIR/qmq-ceiling ]]; then
     QMQ_PACKAGES+=(qmq-benches)
     build_programs >&2
 fi
-for program in qmq-metaserver qmq-tools qmq-ceiling qmq-bench-report qmq-allocations; do
+for program in qmq-metaserver qmq-delay-server qmq-tools qmq-ceiling qmq-bench-report qmq-allocations; do
     find_program "$program"
 done
 
@@ -82,7 +85,7 @@ mkdir -p -- "$QMQ_SOURCE/data"
 work=$(mktemp -d -- "$QMQ_SOURCE/data/bench.XXXXXX")
 document=$QMQ_SOURCE/docs/performance.md
 if $quick; then
-    rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728
+    rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728 messages_later=20000 delay_lead=3
     results=${results:-$work/results.jsonl}
     cp -- "$document" "$work/performance.md"
     document=$work/performance.md
@@ -118,6 +121,26 @@ start_metaserver() {
     echo "$TOKEN=bench" >"$home/conf/valid-api-tokens.properties"
     script "$home" metaserver.sh start >/dev/null
     metaserver=127.0.0.1:$(QMQ_HOME=$home port_of metaserver http)
+}
+
+# Makes the home folder of the delay server, and registers it.
+prepare_delay_server() {
+    local home=$work/delay
+    reserve_port
+    mkdir -p -- "$home/conf"
+    cat >"$home/conf/delay.properties" <<END
+meta.server.endpoint=http://$metaserver/meta/address
+store.root=$home/store
+broker.port=$port
+sync.port=0
+admin.port=0
+qmq.host=$HOST-delay
+qmq.ip=127.0.0.1
+END
+    echo "$port" >"$home/port"
+    "$QMQ_BIN_DIR/qmq-tools" AddBroker --metaserver="$metaserver" --token="$TOKEN" \
+        --brokerGroup=bench-delay --role=5 --hostname="$HOST-delay" --ip=127.0.0.1 \
+        --servePort="$port" --syncPort="$((port + 1))" >/dev/null
 }
 
 # Makes the home folder of a broker with one kind of durability, and registers it.
@@ -188,6 +211,8 @@ clean_up() {
         [[ ! -d $home ]] || script "$home" broker.sh stop >/dev/null
         rm -rf --one-file-system -- "$home/store"
     done
+    [[ ! -d $work/delay ]] || script "$work/delay" delay.sh stop >/dev/null
+    rm -rf --one-file-system -- "$work/delay/store"
     [[ ! -d $work/metaserver ]] || script "$work/metaserver" metaserver.sh stop >/dev/null
     if [[ $code -ne 0 ]]; then
         echo "logs are in $work" >&2
@@ -283,6 +308,20 @@ end_to_end() {
         --in-flight=1024 "--rate=$3"
 }
 
+# Messages for later: through a delay server to a broker, both with fresh folders.
+delayed() {
+    local name=$1 contender=qmq address delay=$work/delay
+    shift
+    wanted "$name" || return 0
+    echo "round $round: $name"
+    start_broker sync
+    script "$delay" delay.sh start >/dev/null
+    measure delay "--delay-server=127.0.0.1:$(cat -- "$delay/port")" "--subject=$name" "$@"
+    script "$delay" delay.sh stop >/dev/null
+    rm -rf --one-file-system -- "$delay/store"
+    stop_broker sync
+}
+
 half_rate() {
     local rate
     wanted sync-half || return 0
@@ -327,6 +366,10 @@ one_round() {
     end_to_end e2e-sync-1k sync 1000
     bare_disk
     run_case isolation sync isolation "--duration=$seconds" "--warm-up=$warm_up" --ratio-max=1000
+    delayed delay-idle --delay=2 --rate=100 "--duration=$seconds" --warm-up=0
+    delayed delay-10k --delay=5 --rate=10000 "--duration=$seconds" --warm-up=0
+    delayed delay-burst --delay="$delay_lead" --messages="$messages_later" --within=1 --size=100
+    delayed delay-accept --delay="$delay_lead" --messages="$messages_later" --within=10
     for window in "${WINDOWS[@]}"; do
         for durability in sync async; do
             produce "window-$durability-$window" "$durability" 4 "$window" 1
@@ -340,6 +383,7 @@ trap 'exit 130' INT TERM
 start_metaserver
 prepare_broker sync
 prepare_broker async
+prepare_delay_server
 machine >"$results"
 for ((round = 1; round <= rounds; round++)); do one_round; done
 "$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document"

@@ -1,5 +1,7 @@
 //! The generated part of `docs/performance.md`.
 
+mod delayed;
+
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
@@ -124,6 +126,7 @@ pub fn generate(results: &Results) -> String {
     put_latencies(results, &mut out);
     put_costs(results, &mut out);
     put_isolation(results, &mut out);
+    delayed::put_delayed(results, &mut out);
     put_allocations(results, &mut out);
     out.push_str(
         "\n### Pictures\n\n![Throughput by requests in flight](performance/window.svg)\n\n\
