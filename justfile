@@ -18,6 +18,11 @@ test:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
+# Messages for later with real processes, long: 100 000 fall due over a minute while delay server and
+# broker are killed, and 10 000 are cancelled at the moment they fall due. QMQ_SEED as printed.
+later:
+    QMQ_LATER=100000 QMQ_LATER_SECONDS=60 QMQ_CANCELS=10000 cargo test --locked --workspace --test e2e -- --test-threads=1 --show-output delay::
+
 # The model test, long: random worlds with crashes, see sim/src/lib.rs. `QMQ_SEED=n just sim 2000`
 # repeats the world with that seed.
 sim steps="10000000":

@@ -106,6 +106,7 @@ fn newest_client_sends_for_later() {
 #[test]
 fn client_with_header_version_8_sends_and_receives() {
     let mut cluster = Cluster::with_broker().unwrap();
+    cluster.add_delay_server("d1", &[]).unwrap();
     let meta = cluster.meta_address().unwrap();
     let build = tempfile::tempdir().unwrap();
     prepare(OLDEST, build.path());
@@ -114,7 +115,7 @@ fn client_with_header_version_8_sends_and_receives() {
         build.path(),
         &[
             "--offline",
-            "-Dtest=SendAndReceiveTest",
+            "-Dtest=SendAndReceiveTest,DelayedRetryTest",
             &format!("-Dqmq.meta={meta}"),
         ],
     );
