@@ -49,4 +49,4 @@ pub use producer::{Producer, ProducerBuilder};
 pub use qmq_model::property::ValueError;
 pub use qmq_model::{Message, UnixMillis};
 pub use route::cache::RouteGroup;
-pub use route::finder::RouteFinder;
+pub use route::finder::{FoundRoute, RouteFinder};

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use qmq_client::RouteFinder;
+use qmq_client::{FoundRoute, RouteFinder};
 use qmq_store::{DelayReader, DelaySubject, LoadCursor};
 use tokio::runtime::Handle;
 use tracing::{debug, error};
 
 use crate::dispatch::Output;
 use crate::inbox::{Inbox, Order};
-use crate::routes::{self, Addresses, Route};
+use crate::routes::{self, Addresses};
 use crate::scheduler::{News, NewsBox};
 use crate::sender::Sender;
 use crate::window::Load;
@@ -35,9 +35,9 @@ pub struct Hands {
 }
 
 impl Hands {
-    /// Notes where groups are and returns their names.
+    /// Notes where groups are and returns those that take messages.
     #[must_use]
-    pub fn learn(&self, route: &Route) -> Vec<Arc<str>> {
+    pub fn learn(&self, route: &FoundRoute) -> Vec<Arc<str>> {
         self.addresses.learn(route)
     }
 

@@ -3,12 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use qmq_client::{RouteFinder, RouteGroup};
+use qmq_client::{FoundRoute, RouteFinder, RouteGroup};
 use qmq_model::Subject;
 use qmq_protocol::command::client_register::ClientRequestType;
-
-/// The groups that take messages of a subject. There may be none.
-pub type Route = Vec<RouteGroup>;
 
 /// `ip:port` of the master of each group, as last told. Cheap to clone; all clones are the same.
 /// As many as there are broker groups.
@@ -16,15 +13,16 @@ pub type Route = Vec<RouteGroup>;
 pub struct Addresses(Arc<RwLock<HashMap<Arc<str>, Arc<str>>>>);
 
 impl Addresses {
-    /// Notes the addresses of a route and returns its groups.
-    pub fn learn(&self, route: &Route) -> Vec<Arc<str>> {
+    /// Notes the addresses of a route and returns the groups that take messages.
+    pub fn learn(&self, route: &FoundRoute) -> Vec<Arc<str>> {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for RouteGroup { name, master } in route {
+        for RouteGroup { name, master } in &route.writable {
             if known.get(name) != Some(master) {
                 known.insert(Arc::clone(name), Arc::clone(master));
             }
         }
-        route.iter().map(|group| Arc::clone(&group.name)).collect()
+        let writable = route.writable.iter();
+        writable.map(|group| Arc::clone(&group.name)).collect()
     }
 
     /// Where a group is.
@@ -39,7 +37,7 @@ impl Addresses {
 ///
 /// # Errors
 /// The reason why nothing is known.
-pub async fn ask(finder: &RouteFinder, subject: &Subject) -> Result<Route, String> {
+pub async fn ask(finder: &RouteFinder, subject: &Subject) -> Result<FoundRoute, String> {
     // "Online" makes the metaserver list us as a producer of the subject; once is enough, but who
     // was told before is not worth remembering.
     let request_type = ClientRequestType::Online;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use qmq_client::FoundRoute;
 use qmq_daemon::mailbox::Mailbox;
 use qmq_model::{Clock, UnixMillis};
 use qmq_store::{Begun, DelaySubject, LoadCursor, Pending};
@@ -16,7 +17,6 @@ use crate::clock_watch::ClockWatch;
 use crate::dispatch::{Dispatch, Output, Reply, RequestId, Timeliness};
 use crate::hands::Hands;
 use crate::metrics::{Gauges, Metrics};
-use crate::routes::Route;
 use crate::window::Window;
 
 /// Due messages taken out of the wheel before the rules look at them.
@@ -43,7 +43,7 @@ pub enum News {
     /// What became of a request to a broker.
     Replied(RequestId, Reply),
     /// The metaserver's answer about a subject.
-    Route(DelaySubject, Result<Route, String>),
+    Route(DelaySubject, Result<FoundRoute, String>),
     /// Nothing more is begun.
     Stop,
 }
@@ -191,14 +191,14 @@ impl Scheduler {
         }
     }
 
-    /// A group that served the subject and is not named any more while others are is gone. When
-    /// none is named, what is known is kept.
-    fn routed(&mut self, subject: DelaySubject, route: &Route, now: Duration) {
+    /// A group that served the subject and is not listed any more while others are is gone. When
+    /// none is listed, what is known is kept.
+    fn routed(&mut self, subject: DelaySubject, route: &FoundRoute, now: Duration) {
         let groups = self.hands.learn(route);
-        if !groups.is_empty() {
-            let before = self.served.insert(subject, groups.clone());
+        if !route.listed.is_empty() {
+            let before = self.served.insert(subject, route.listed.clone());
             for gone in before.unwrap_or_default() {
-                if !groups.contains(&gone) {
+                if !route.listed.contains(&gone) {
                     self.dispatch.group_gone(&gone, now);
                 }
             }

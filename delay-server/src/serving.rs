@@ -32,6 +32,8 @@ use crate::writer::Writer;
 
 /// How often the store is asked what waits in it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Longest pause between two attempts to connect to a broker.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// As what the server asks the metaserver for routes.
 const APP_CODE: &str = "qmq-delay-server";
 
@@ -183,7 +185,10 @@ fn hands(
     let finder = RouteFinder::new(&config.member.meta_endpoint.to_string(), APP_CODE);
     let sender = Sender {
         reader: reader.clone(),
-        pool: Pool::new(PoolConfig::default()),
+        pool: Pool::new(PoolConfig {
+            back_off_max: RECONNECT_WAIT_MAX,
+            ..PoolConfig::default()
+        }),
         addresses: addresses.clone(),
         reply_wait: config.reply_wait,
         clock: Arc::clone(clock),

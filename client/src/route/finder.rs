@@ -9,6 +9,15 @@ use super::cache::{RouteGroup, usable};
 use crate::error::BuildError;
 use crate::link::Link;
 
+/// The broker groups of a subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundRoute {
+    /// Those that take its messages now.
+    pub writable: Vec<RouteGroup>,
+    /// The names of all that are there, whether they take messages or not.
+    pub listed: Vec<Arc<str>>,
+}
+
 /// Asks the metaserver which broker groups serve subjects, as a producer without a client id.
 /// Clones share their connections.
 #[derive(Clone, Debug)]
@@ -26,8 +35,8 @@ impl RouteFinder {
         Ok(Self { link })
     }
 
-    /// The groups that take messages of a subject now; there may be none. Asks once, and waits at
-    /// most some seconds. The first question about a subject is [`ClientRequestType::Online`].
+    /// The groups of a subject; there may be none. Asks once, and waits at most some seconds. The
+    /// first question about a subject is [`ClientRequestType::Online`].
     ///
     /// # Errors
     /// The reason why there is no answer.
@@ -35,7 +44,7 @@ impl RouteFinder {
         &self,
         subject: &str,
         request_type: ClientRequestType,
-    ) -> Result<Vec<RouteGroup>, String> {
+    ) -> Result<FoundRoute, String> {
         let key = RouteKey {
             client_type: ClientType::Producer,
             subject: subject.to_owned(),
@@ -46,7 +55,11 @@ impl RouteFinder {
         self.link
             .register(&key, request_type, |reply| {
                 if !reply.is_refusal() {
-                    found = Ok(usable(ClientType::Producer, &reply.groups));
+                    let names = reply.groups.iter().map(|group| group.name.as_str());
+                    found = Ok(FoundRoute {
+                        writable: usable(ClientType::Producer, &reply.groups),
+                        listed: names.map(Arc::from).collect(),
+                    });
                 }
             })
             .await?;
