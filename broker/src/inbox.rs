@@ -4,15 +4,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use qmq_daemon::lanes::Lanes;
 use qmq_daemon::mailbox::{Mailbox, Stopped};
-use qmq_daemon::receive::Refused;
+use qmq_daemon::receive::Received;
 use qmq_remoting::Responder;
-use qmq_store::{Action, Control, NewMessage};
+use qmq_store::{Action, Control, Fingerprint, NewMessage};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-/// Send requests that may wait for the writer; their bytes are bounded by the server's budget.
+/// Batches of send requests that may wait for the writer; their bytes are bounded by the server's
+/// budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;
 /// Weight of the actions that may wait for the writer. A pull of `n` messages weighs `n`, anything
 /// at least [`ACTION_WEIGHT_MIN`].
@@ -27,19 +27,16 @@ pub const COPY_BYTES_MIN: usize = 256;
 /// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
 pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Messages of one send request that passed all checks.
-#[derive(Debug)]
-pub struct SendBatch {
-    /// To be appended, in order. Not empty.
-    pub messages: Vec<NewMessage>,
-    /// How many those are; the writer takes them out before it answers.
-    pub count: usize,
-    /// Those of the same request that were refused.
-    pub refused: Vec<Refused>,
-    /// Ids of all messages of the request in its order, when the reply lists them all; else empty.
-    pub listed: Vec<Bytes>,
-    /// Gets the answer.
-    pub responder: Responder,
+/// Send requests that arrived together.
+pub type SendBatch = Received<Incoming>;
+
+/// What the store needs to know of a message beside its subject and payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming {
+    /// CRC-32 of the payload, verified.
+    pub crc: u32,
+    /// What tells it apart, if it may be a repeat.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Actions that belong together.
@@ -98,7 +95,7 @@ pub enum CopyRefused {
 /// Work taken at once.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Send requests in arrival order.
+    /// Send requests, those of a connection in arrival order.
     pub sends: Vec<SendBatch>,
     /// Copies in arrival order.
     pub copies: Vec<CopyBatch>,
@@ -134,14 +131,14 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Queues a send request; waits for room.
+    /// Queues send requests; waits for room.
     ///
     /// # Errors
-    /// When the writer has stopped; the request gets no answer then, its outcome is "not stored".
+    /// When the writer has stopped; the requests get no answer then, their outcome is "not stored".
     pub async fn put_send(&self, batch: SendBatch) -> Result<(), Stopped> {
         forget(self.send_room.acquire().await)?;
         let connection = batch.responder.connection_id();
-        let bytes = payload_bytes(&batch.messages);
+        let bytes = batch.bytes.len();
         self.queues
             .put(|queues| queues.sends.push(connection, bytes, batch))
     }
@@ -230,7 +227,8 @@ impl Queues {
             let Some(copies) = self.copies.pop_front() else {
                 break;
             };
-            bytes += payload_bytes(&copies.messages);
+            let payloads = copies.messages.iter().map(|message| message.payload.len());
+            bytes += payloads.sum::<usize>();
             taken.copies.push(copies);
         }
         if and_actions == Actions::Take {
@@ -238,10 +236,6 @@ impl Queues {
         }
         taken
     }
-}
-
-fn payload_bytes(messages: &[NewMessage]) -> usize {
-    messages.iter().map(|message| message.payload.len()).sum()
 }
 
 fn copy_weight(batch: &CopyBatch) -> u32 {

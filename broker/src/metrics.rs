@@ -2,7 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use qmq_store::{NewMessage, Placed};
+use qmq_store::Placed;
 
 /// Counters of one broker, without labels that clients choose.
 #[derive(Debug)]
@@ -122,17 +122,17 @@ impl Metrics {
         ]
     }
 
-    /// Counts messages that the store took, and those of them that it had already.
-    pub fn count_stored(&self, messages: &[NewMessage], placed: &[Placed]) {
-        let (mut stored, mut bytes) = (0, 0);
-        for (message, placed) in messages.iter().zip(placed) {
+    /// Counts messages of so many bytes that the store took, and those of them that it had already.
+    pub fn count_stored(&self, bytes: impl Iterator<Item = u64>, placed: &[Placed]) {
+        let (mut stored, mut stored_bytes) = (0, 0);
+        for (bytes, placed) in bytes.zip(placed) {
             if placed.appended().is_some() {
                 stored += 1;
-                bytes += message.payload.len() as u64;
+                stored_bytes += bytes;
             }
         }
         self.stored.inc_by(stored);
-        self.stored_bytes.inc_by(bytes);
+        self.stored_bytes.inc_by(stored_bytes);
         self.repeats.inc_by(placed.len() as u64 - stored);
     }
 }

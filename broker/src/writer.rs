@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qmq_daemon::receive::Refused;
 use qmq_model::{Clock, UnixMillis};
 use qmq_remoting::Responder;
 use qmq_store::{
-    Action, AppendError, Error, NewMessage, PULL_SEQUENCES_UNSYNCED_MAX, Placed, StoreReader,
+    Action, AppendError, BorrowedMessage, Error, PULL_SEQUENCES_UNSYNCED_MAX, Placed, StoreReader,
     StoreWriter, SubjectId, SyncNeeds,
 };
 use tracing::{error, info, warn};
@@ -21,7 +22,6 @@ use crate::inbox::{
 };
 use crate::metrics::Metrics;
 use crate::waiting::Waiting;
-use qmq_daemon::receive::{self, Refused};
 
 /// Pull sequences handed out whose actions are written but not durable: when there are more, the
 /// actionlog is synced. Those still queued come on top.
@@ -50,7 +50,6 @@ pub struct Writer {
     stuck: VecDeque<Ordered>,
     /// Actions of those at the front.
     unwritten: Vec<Action>,
-    messages: Vec<NewMessage>,
     placed: Vec<Placed>,
     actions: Vec<Action>,
     published: Vec<SubjectId>,
@@ -78,7 +77,6 @@ impl Writer {
             clock,
             stuck: VecDeque::new(),
             unwritten: Vec::new(),
-            messages: Vec::new(),
             placed: Vec::new(),
             actions: Vec::new(),
             published: Vec::new(),
@@ -157,9 +155,7 @@ impl Writer {
             .observe(started.elapsed().as_secs_f64());
         self.waiting
             .wake(&self.published, |id| self.reader.name(id));
-        sends
-            .into_iter()
-            .for_each(|send| receive::answer(send.responder, &send.refused, &send.listed));
+        sends.into_iter().for_each(SendBatch::answer);
         // Nobody listens any more when the shard is gone: nothing to do.
         for then in copied {
             let _ = then.send(Ok(()));
@@ -169,34 +165,31 @@ impl Writer {
     }
 
     fn append_sends(&mut self, sends: &mut [SendBatch]) -> Result<(), Error> {
-        for send in sends.iter_mut() {
-            self.messages.append(&mut send.messages);
-        }
-        while !self.messages.is_empty() {
+        while sends.iter().any(|send| !send.messages.is_empty()) {
             self.placed.clear();
-            match self.store.append_messages(&self.messages, &mut self.placed) {
+            let messages = sends.iter().flat_map(to_append);
+            match self.store.append_borrowed(messages, &mut self.placed) {
                 Ok(()) => {
-                    self.metrics.count_stored(&self.messages, &self.placed);
+                    let messages = sends.iter().flat_map(SendBatch::iter);
+                    let bytes = messages.map(|(_, payload, _)| payload.len() as u64);
+                    self.metrics.count_stored(bytes, &self.placed);
                     self.count_forgotten();
                     break;
                 }
                 Err(AppendError::NoSpace) => {
-                    let messages = self.messages.len();
-                    warn!(messages, "disk is full: sends are refused");
-                    refuse_all(sends, &self.messages);
-                    break;
+                    warn!("disk is full: sends are refused");
+                    for send in &mut *sends {
+                        send.refuse_all(Refused::no_space);
+                    }
                 }
                 Err(AppendError::Unstorable { index, what }) => {
                     warn!(what, "a message cannot be stored");
-                    let message = self.messages.remove(index);
-                    refuse_one(sends, index, &message);
+                    refuse_one(sends, index);
                 }
                 Err(AppendError::Poisoned) => return Err(Error::Poisoned),
                 Err(AppendError::Failed(error)) => return Err(error),
             }
         }
-        // They share the frames they came in: nothing of those is kept longer than needed.
-        self.messages.clear();
         Ok(())
     }
 
@@ -298,25 +291,24 @@ impl Writer {
     }
 }
 
-/// Every message of `sends` is refused, in the order they were put together.
-fn refuse_all(sends: &mut [SendBatch], messages: &[NewMessage]) {
-    let mut messages = messages.iter();
-    for send in sends {
-        for message in messages.by_ref().take(send.count) {
-            send.refused.push(Refused::no_space(&message.payload));
-        }
-    }
+fn to_append(batch: &SendBatch) -> impl Iterator<Item = BorrowedMessage<'_>> + Clone {
+    batch
+        .iter()
+        .map(|(subject, payload, message)| BorrowedMessage {
+            subject,
+            payload,
+            crc: message.crc,
+            fingerprint: message.fingerprint,
+        })
 }
 
-/// The message that stood at `index` of all messages of `sends` is refused.
-fn refuse_one(sends: &mut [SendBatch], mut index: usize, message: &NewMessage) {
+/// The message that stands at `index` of all messages of `sends` is refused.
+fn refuse_one(sends: &mut [SendBatch], mut index: usize) {
     for send in sends {
-        if index < send.count {
-            send.count -= 1;
-            send.refused.push(Refused::unstorable(&message.payload));
-            return;
+        if index < send.messages.len() {
+            return send.refuse(index, Refused::unstorable);
         }
-        index -= send.count;
+        index -= send.messages.len();
     }
 }
 

@@ -1,16 +1,23 @@
 //! SEND_MESSAGE as every server takes it: what is checked before anything is stored, and how the
-//! producer is answered.
+//! producer is answered. Requests that arrived together are taken together: nothing is allocated
+//! or locked for each message.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use qmq_model::names::NameError;
 use qmq_model::payload::{MESSAGE_ID_UNITS_MAX, TAGS_MAX};
 use qmq_model::{Payload, Subject};
 use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult, SentMessage, put_results};
 use qmq_protocol::frame::is_legacy;
-use qmq_protocol::{DecodeError, ResultCode};
-use qmq_remoting::{Request, Responder};
+use qmq_protocol::{DecodeError, Header, ResultCode};
+use qmq_remoting::{Group, GroupResponder, Request, Responder};
+use tracing::debug;
+
+/// Subjects received that the next one is compared with before it is taken for another.
+const SUBJECTS_COMPARED_MAX: usize = 4;
+const UNREADABLE: &str = "request cannot be read: nothing of it is stored";
 
 /// Why a message is not stored: the number clients act on, the reason for people.
 pub type Refusal = (SendResult, &'static str);
@@ -171,9 +178,13 @@ pub fn check(message: &SentMessage<'_>, bytes_max: usize) -> Result<(), Refusal>
 pub fn answer(responder: Responder, refused: &[Refused], listed: &[Bytes]) {
     let version = responder.header().version;
     let code = ResultCode::Success.code();
+    responder.send(code, |out| put_answer(version, refused, listed, out));
+}
+
+fn put_answer(version: i16, refused: &[Refused], listed: &[Bytes], out: &mut BytesMut) {
     if listed.is_empty() {
         let entries = refused.iter().map(Refused::entry);
-        return responder.send(code, |out| put_results(version, entries, out));
+        return put_results(version, entries, out);
     }
     // Clients tell results apart by id as well: messages with the same id share one.
     let by_id: HashMap<&[u8], &Refused> = refused
@@ -188,7 +199,238 @@ pub fn answer(responder: Responder, refused: &[Refused], listed: &[Bytes]) {
             remark: "",
         },
     });
-    responder.send(code, |out| put_results(version, entries, out));
+    put_results(version, entries, out);
+}
+
+/// Send requests that arrived together on one connection, with what they hold that passed all
+/// checks.
+#[derive(Debug)]
+pub struct Received<M> {
+    /// What was read; the payloads are slices of it.
+    pub bytes: Bytes,
+    /// Subjects of the messages.
+    pub subjects: Vec<Subject>,
+    /// To be stored, in order.
+    pub messages: Vec<(Place, M)>,
+    /// The answers to the requests, in order.
+    pub answers: Vec<SendAnswer>,
+    /// Sends them.
+    pub responder: GroupResponder,
+}
+
+/// Where the parts of a message are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its subject, among those received.
+    pub subject: u32,
+    /// Its request, among the answers.
+    pub request: u32,
+    /// Its payload, in the bytes.
+    pub payload: Range<u32>,
+}
+
+/// What one request is answered.
+#[derive(Debug)]
+pub struct SendAnswer {
+    header: Header,
+    /// Success, unless nothing of it can be taken.
+    code: ResultCode,
+    refused: Vec<Refused>,
+    /// Ids of all its messages, if the client wants the result of each; else none.
+    listed: Vec<Bytes>,
+}
+
+/// What a server decides about each message it receives.
+pub trait Receiver {
+    /// What it needs to know of a message to store it, beside where it is.
+    type Message;
+
+    /// Whether the message is taken.
+    ///
+    /// # Errors
+    /// Why it is not.
+    fn check(&self, message: &SentMessage<'_>) -> Result<(), Refusal>;
+
+    /// Whether messages of the subject are taken.
+    ///
+    /// # Errors
+    /// Why they are not.
+    fn admit(&self, subject: &Subject) -> Result<(), Refusal>;
+
+    /// Takes a message that passed.
+    fn take(&self, message: &SentMessage<'_>, subject: &Subject) -> Self::Message;
+
+    /// A request could not be decoded.
+    fn count_undecodable(&self);
+
+    /// So many messages are refused.
+    fn count_refused(&self, messages: u64);
+}
+
+impl<M> Received<M> {
+    /// Reads and checks requests.
+    pub fn read(group: Group, receiver: &impl Receiver<Message = M>) -> Self {
+        let mut received = Self {
+            subjects: Vec::with_capacity(1),
+            messages: Vec::with_capacity(group.requests.len()),
+            answers: Vec::with_capacity(group.requests.len()),
+            bytes: group.bytes,
+            responder: group.responder,
+        };
+        let mut refused = 0;
+        for (header, body) in group.requests {
+            let kept = received.messages.len();
+            let answer = match received.read_request(header, body.clone(), receiver) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    debug!(peer = %group.peer, %error, "send request cannot be read");
+                    received.messages.truncate(kept);
+                    if matches!(error, Unreadable::Decode(_)) {
+                        receiver.count_undecodable();
+                    }
+                    received.refuse_request(header, body)
+                }
+            };
+            if let Some(first) = answer.refused.first() {
+                let (messages, remark) = (answer.refused.len(), first.remark);
+                debug!(peer = %group.peer, messages, remark, "messages refused");
+                refused += messages as u64;
+            }
+            received.answers.push(answer);
+        }
+        receiver.count_refused(refused);
+        received
+    }
+
+    /// Adds the messages of one request that pass all checks.
+    fn read_request(
+        &mut self,
+        header: Header,
+        body: Range<usize>,
+        receiver: &impl Receiver<Message = M>,
+    ) -> Result<SendAnswer, Unreadable> {
+        let mut answer = SendAnswer {
+            header,
+            code: ResultCode::Success,
+            refused: Vec::new(),
+            listed: Vec::new(),
+        };
+        let (bytes, request) = (self.bytes.clone(), position(self.answers.len()));
+        for message in SendRequest::split_within(header.version, &bytes, body) {
+            let message = message?;
+            if message.payload.message_id.is_empty() {
+                return Err(Unreadable::Nameless);
+            }
+            if is_legacy(header.version) {
+                answer.listed.push(message_id(&message));
+            }
+            let checked = receiver.check(&message);
+            let subject = checked.and_then(|()| self.subject(message.payload.subject, receiver));
+            match subject {
+                Ok(subject) => {
+                    let payload = message.place();
+                    let place = Place {
+                        subject: position(subject),
+                        request,
+                        payload: position(payload.start)..position(payload.end),
+                    };
+                    let taken = receiver.take(&message, &self.subjects[subject]);
+                    self.messages.push((place, taken));
+                }
+                Err(refusal) => answer.refused.push(Refused::new(&message, refusal)),
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The place of a subject. Producers send many messages of one: each is checked once.
+    fn subject(
+        &mut self,
+        name: &[u8],
+        receiver: &impl Receiver<Message = M>,
+    ) -> Result<usize, Refusal> {
+        let known = self.subjects.iter().rev().take(SUBJECTS_COMPARED_MAX);
+        let mut names = known.map(|subject| subject.as_str().as_bytes());
+        if let Some(back) = names.position(|known| known == name) {
+            return Ok(self.subjects.len() - 1 - back);
+        }
+        let subject = subject_of(name)?;
+        receiver.admit(&subject)?;
+        self.subjects.push(subject);
+        Ok(self.subjects.len() - 1)
+    }
+
+    /// As the function of this name, within a group.
+    fn refuse_request(&self, header: Header, body: Range<usize>) -> SendAnswer {
+        let mut refused = Vec::new();
+        if is_legacy(header.version) {
+            let messages = SendRequest::split_within(header.version, &self.bytes, body);
+            let refusal = (SendResult::StoreError, UNREADABLE);
+            let readable = messages.map_while(Result::ok);
+            refused.extend(readable.map(|message| Refused::new(&message, refusal)));
+        }
+        SendAnswer {
+            header,
+            code: ResultCode::BrokerError,
+            refused,
+            listed: Vec::new(),
+        }
+    }
+
+    /// The messages with their subjects and payloads.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, &[u8], &M)> + Clone {
+        self.messages.iter().map(|(place, message)| {
+            let subject = &self.subjects[place.subject as usize];
+            (subject, &self.bytes[place.range()], message)
+        })
+    }
+
+    /// Refuses all messages.
+    pub fn refuse_all(&mut self, refused: fn(&Bytes) -> Refused) {
+        for (place, _) in std::mem::take(&mut self.messages) {
+            self.note_refused(&place, refused);
+        }
+    }
+
+    /// Refuses the message at `index`, which is not to be stored.
+    pub fn refuse(&mut self, index: usize, refused: fn(&Bytes) -> Refused) {
+        let (place, _) = self.messages.remove(index);
+        self.note_refused(&place, refused);
+    }
+
+    fn note_refused(&mut self, place: &Place, refused: fn(&Bytes) -> Refused) {
+        let payload = self.bytes.slice(place.range());
+        let answer = &mut self.answers[place.request as usize];
+        answer.refused.push(refused(&payload));
+    }
+
+    /// Answers all requests: what was not refused is stored.
+    pub fn answer(self) {
+        let answers = self.answers;
+        self.responder.send(|out| {
+            for SendAnswer {
+                header,
+                code,
+                refused,
+                listed,
+            } in &answers
+            {
+                out.push(header, code.code(), |out| {
+                    put_answer(header.version, refused, listed, out);
+                });
+            }
+        });
+    }
+}
+
+impl Place {
+    fn range(&self) -> Range<usize> {
+        self.payload.start as usize..self.payload.end as usize
+    }
+}
+
+fn position(at: usize) -> u32 {
+    u32::try_from(at).expect("frames are shorter than 4 GiB")
 }
 
 /// Refuses a request of which nothing is stored. A legacy client reads a list of results whatever
@@ -203,7 +445,7 @@ pub fn refuse_request(body: &Bytes, responder: Responder) {
         let entries = readable.map(|message| SendFailure {
             message_id: message.payload.message_id,
             result: SendResult::StoreError,
-            remark: "request cannot be read: nothing of it is stored",
+            remark: UNREADABLE,
         });
         put_results(version, entries, out);
     });

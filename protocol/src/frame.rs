@@ -29,6 +29,8 @@ pub const fn is_legacy(version: i16) -> bool {
 
 /// The header size field of every frame.
 const HEADER_SIZE: u8 = 18;
+/// Bytes of a header behind the magic number.
+const CODES_BYTES: usize = HEADER_BYTES - 4;
 const FLAG_RESPONSE: i32 = 1;
 const FLAG_ONE_WAY: i32 = 2;
 const TOTAL_MIN: usize = PREFIX_BYTES - 4;
@@ -91,6 +93,25 @@ impl Header {
             opaque: self.opaque,
             flag: FLAG_RESPONSE,
             request_code: self.code,
+        }
+    }
+
+    /// The header of the frame at the front of `bytes`, which [`frame_len`] has found good; `None`
+    /// when it is not all there.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        let mut header = bytes.get(PREFIX_BYTES - CODES_BYTES..PREFIX_BYTES)?;
+        Some(Self::get(&mut header))
+    }
+
+    /// Takes the codes off the front, which must be there.
+    fn get(bytes: &mut impl Buf) -> Self {
+        Self {
+            code: bytes.get_i16(),
+            version: bytes.get_i16(),
+            opaque: bytes.get_i32(),
+            flag: bytes.get_i32(),
+            request_code: bytes.get_i16(),
         }
     }
 
@@ -158,14 +179,8 @@ pub fn split_frame(buf: &mut BytesMut, body_bytes_max: usize) -> Result<Option<F
         return Ok(None);
     }
     let mut frame = buf.split_to(len).freeze();
-    frame.advance(10);
-    let header = Header {
-        code: frame.get_i16(),
-        version: frame.get_i16(),
-        opaque: frame.get_i32(),
-        flag: frame.get_i32(),
-        request_code: frame.get_i16(),
-    };
+    frame.advance(PREFIX_BYTES - CODES_BYTES);
+    let header = Header::get(&mut frame);
     Ok(Some(Frame {
         header,
         body: frame,

@@ -15,7 +15,7 @@ use tracing::{debug, error};
 
 use crate::budget::Charge;
 use crate::connection::reader::Reader;
-use crate::outbox::{Limits, Outbox, Refused};
+use crate::outbox::{Frames, Limits, Outbox, Refused};
 use crate::server::ServerConfig;
 use crate::service::Service;
 use crate::stats::{CloseReason, ServerStats};
@@ -81,6 +81,12 @@ impl Connection {
     /// Queues a frame; a full outbox closes the connection.
     pub(crate) fn push(&self, header: &Header, write: impl FnOnce(&mut BytesMut)) {
         let pushed = self.outbox.push(header, write);
+        self.close_when_full(pushed);
+    }
+
+    /// As [`Self::push`], for several frames.
+    pub(crate) fn push_frames(&self, write: impl FnOnce(&mut Frames<'_>)) {
+        let pushed = self.outbox.push_frames(write);
         self.close_when_full(pushed);
     }
 

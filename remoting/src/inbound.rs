@@ -1,12 +1,13 @@
 //! Bytes read from one socket and not yet taken as frames.
 
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use qmq_protocol::frame::{PREFIX_BYTES, frame_len};
-use qmq_protocol::{Frame, FrameError, split_frame};
+use qmq_protocol::{Frame, FrameError, Header, split_frame};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
@@ -15,6 +16,10 @@ use tokio::net::tcp::OwnedReadHalf;
 pub(crate) const READ_BYTES_MIN: usize = 4 * 1024;
 /// Read at once by a busy connection. Java clients have socket buffers of this size.
 pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// A group of requests takes no further frame once it is so long: others take their turns between
+/// groups.
+pub(crate) const GROUP_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(READ_BYTES_MIN > PREFIX_BYTES && READ_BYTES_MIN <= READ_BYTES_MAX);
 
@@ -52,6 +57,33 @@ impl Inbound {
     /// Whether no frame has begun.
     pub(crate) fn is_empty(&self) -> bool {
         self.buf.is_empty()
+    }
+
+    /// Takes whole frames that follow each other as long as `belongs` says so of their headers; at
+    /// most about [`GROUP_BYTES_MAX`] of them, none if the next frame is not there or not wanted.
+    /// Adds each header to `requests` with the place of its body in the bytes that are returned.
+    pub(crate) fn next_group(
+        &mut self,
+        belongs: impl Fn(&Header) -> bool,
+        requests: &mut Vec<(Header, Range<usize>)>,
+    ) -> Result<Bytes, FrameError> {
+        let mut end = 0;
+        while end < GROUP_BYTES_MAX {
+            let rest = &self.buf[end..];
+            let len = match frame_len(rest, self.body_bytes_max) {
+                Ok(Some(len)) if len <= rest.len() => len,
+                Ok(_) => break,
+                // What came before it is good.
+                Err(_) if end > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let Some(header) = Header::peek(rest).filter(&belongs) else {
+                break;
+            };
+            requests.push((header, end + PREFIX_BYTES..end + len));
+            end += len;
+        }
+        Ok(self.buf.split_to(end).freeze())
     }
 
     /// The next whole frame.
@@ -113,7 +145,6 @@ impl Inbound {
 
 #[cfg(test)]
 mod tests {
-    use qmq_protocol::Header;
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 

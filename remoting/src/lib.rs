@@ -28,5 +28,5 @@ pub use client::{Client, ClientConfig, ConnectError, RequestError};
 pub use connection::ConnectionHandle;
 pub use pool::{Pool, PoolConfig, PoolError};
 pub use server::{DrainReport, Server, ServerConfig};
-pub use service::{Request, Responder, Service, answer_unknown};
+pub use service::{Answers, Group, GroupResponder, Request, Responder, Service, answer_unknown};
 pub use stats::{CloseReason, ServerStats};

@@ -137,6 +137,37 @@ impl Outbox {
         Ok(self.queued(queue, added, was_empty))
     }
 
+    /// Appends the frames that `write` pushes, all or none.
+    pub(crate) fn push_frames(&self, write: impl FnOnce(&mut Frames<'_>)) -> Result<u64, Refused> {
+        let mut queue = self.open_queue()?;
+        let was_empty = queue.is_empty();
+        if queue.tail.capacity() == 0 {
+            queue.tail.reserve(FIRST_BYTES);
+        }
+        let (start, frames) = (queue.tail.len(), queue.frames);
+        let mut rollback = Rollback {
+            tail: &mut queue.tail,
+            start,
+        };
+        let mut pushed = Frames {
+            tail: rollback.tail,
+            count: 0,
+        };
+        write(&mut pushed);
+        let count = pushed.count;
+        let added = rollback.tail.len() - start;
+        if added > self.room() || frames + count > self.limits.frames {
+            return Err(Refused::Full);
+        }
+        rollback.start = usize::MAX;
+        drop(rollback);
+        if count == 0 {
+            return Ok(queue.position);
+        }
+        queue.frames += count - 1;
+        Ok(self.queued(queue, added, was_empty))
+    }
+
     /// Appends a frame whose body is `parts` in order; long parts are not copied.
     pub(crate) fn push_parts(&self, header: &Header, parts: Vec<Bytes>) -> Result<u64, Refused> {
         let body_len: usize = parts.iter().map(Bytes::len).sum();
@@ -315,6 +346,20 @@ impl Batch {
             self.chunks.pop_front();
         }
         self.tail_written += written;
+    }
+}
+
+/// Takes frames one behind the other.
+pub(crate) struct Frames<'a> {
+    tail: &'a mut BytesMut,
+    count: usize,
+}
+
+impl Frames<'_> {
+    /// Adds a frame whose body `write` appends.
+    pub(crate) fn push(&mut self, header: &Header, write: impl FnOnce(&mut BytesMut)) {
+        header.put_frame(self.tail, write);
+        self.count += 1;
     }
 }
 

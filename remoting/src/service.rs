@@ -1,6 +1,8 @@
-//! What a server hands to the code that answers: requests, responders, the service trait.
+//! What a server hands to the code that answers: requests, alone or in groups, responders, the
+//! service trait.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,6 +11,7 @@ use qmq_protocol::{Header, ResultCode};
 
 use crate::budget::Charge;
 use crate::connection::{Connection, ConnectionHandle};
+use crate::outbox::Frames;
 
 /// Answers requests.
 pub trait Service: Send + Sync + 'static {
@@ -20,6 +23,18 @@ pub trait Service: Send + Sync + 'static {
     /// end of the drain time of a stopping server drops it at an await. A panic closes the
     /// connection.
     fn call(&self, request: Request, responder: Responder) -> impl Future<Output = ()> + Send;
+
+    /// Whether requests of this kind that arrive together are handed over together, with
+    /// [`Self::call_group`].
+    fn is_grouped(&self, _header: &Header) -> bool {
+        false
+    }
+
+    /// Takes requests that arrived together, at least one, all of a kind that [`Self::is_grouped`]
+    /// names. Called as [`Self::call`] is; unless it is overridden it leaves them unanswered.
+    fn call_group(&self, group: Group) -> impl Future<Output = ()> + Send {
+        async move { drop(group) }
+    }
 }
 
 /// One request as it arrived.
@@ -115,6 +130,82 @@ impl Drop for Responder {
     fn drop(&mut self) {
         self.connection.pending.fetch_sub(1, Ordering::SeqCst);
         self.connection.give_back(&mut self.charge);
+    }
+}
+
+/// Requests of one connection that arrived together, in their order.
+#[derive(Debug)]
+pub struct Group {
+    /// The headers, and where the bodies are in `bytes`.
+    pub requests: Vec<(Header, Range<usize>)>,
+    /// What was read: all frames of the group. It stays in memory as long as a slice of it is held.
+    pub bytes: Bytes,
+    /// Who sent them.
+    pub peer: SocketAddr,
+    /// Answers them.
+    pub responder: GroupResponder,
+}
+
+/// Answers the requests of a group, from any thread, all at once.
+///
+/// As a [`Responder`] it stands for their bytes until it is used or dropped.
+#[derive(Debug)]
+pub struct GroupResponder {
+    connection: Arc<Connection>,
+    requests: usize,
+    charge: Charge,
+}
+
+impl GroupResponder {
+    pub(crate) fn new(connection: Arc<Connection>, requests: usize, charge: Charge) -> Self {
+        connection.pending.fetch_add(requests, Ordering::SeqCst);
+        Self {
+            connection,
+            requests,
+            charge,
+        }
+    }
+
+    /// Number of the connection, unique while the server runs.
+    #[must_use]
+    pub fn connection_id(&self) -> u64 {
+        self.connection.id
+    }
+
+    /// Bytes of the requests, frames included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
+    /// Sends the answers that `answer` gives. Never blocks: they are put into the connection's
+    /// outbox under its lock, so `answer` should only encode. A full outbox closes the connection.
+    pub fn send(self, answer: impl FnOnce(&mut Answers<'_, '_>)) {
+        self.connection
+            .push_frames(|frames| answer(&mut Answers { frames }));
+    }
+}
+
+impl Drop for GroupResponder {
+    fn drop(&mut self) {
+        self.connection
+            .pending
+            .fetch_sub(self.requests, Ordering::SeqCst);
+        self.connection.give_back(&mut self.charge);
+    }
+}
+
+/// Takes the answers to a group.
+pub struct Answers<'a, 'b> {
+    frames: &'a mut Frames<'b>,
+}
+
+impl Answers<'_, '_> {
+    /// Answers the request with this header, as [`Responder::send`] does.
+    pub fn push(&mut self, request: &Header, code: i16, write: impl FnOnce(&mut BytesMut)) {
+        if !request.is_one_way() {
+            self.frames.push(&request.response(code), write);
+        }
     }
 }
 

@@ -101,7 +101,7 @@ pub struct StoreConfig {
     /// all. Default: 10 minutes.
     pub duplicate_window: Duration,
     /// Memory for what is remembered; when it is used up the oldest go first. Unit: bytes.
-    /// Default: 256 MiB, enough for about 6 million messages.
+    /// Default: 256 MiB, enough for about 5 million messages.
     pub duplicate_bytes_max: usize,
     /// How many bytes the messagelog grows until the index of that stretch leaves memory for a run.
     /// Default: 128 MiB.

@@ -50,6 +50,7 @@ use crate::log::epochs::Epochs;
 use crate::log::pair::{LogPair, Syncing};
 use crate::log::segment::Segments;
 use crate::log::side::{self, Side};
+use crate::log::zero_ahead::RoomAhead;
 use crate::run::builder::Place;
 
 /// The store of one delay server; open it to get its writer and its readers.
@@ -272,7 +273,12 @@ fn load_checkpoint(
 
 fn into_log(side: Side<'_>, config: &DelayConfig) -> Result<crate::log::Log, Error> {
     let sabotage = crate::config::Sabotage::None;
-    side.into_log(config.zero_ahead_bytes, config.background, sabotage)
+    let ahead = RoomAhead {
+        step: config.zero_ahead_bytes,
+        flush: config.flush,
+        background: config.background,
+    };
+    side.into_log(ahead, sabotage)
 }
 
 /// Reads both logs behind the checkpoint.

@@ -19,7 +19,7 @@ use twox_hash::XxHash3_128;
 use uuid::Uuid;
 
 /// What an entry costs in memory at most: itself, and its place in a table that is half empty.
-pub const DUPLICATE_ENTRY_BYTES: usize = size_of::<Entry>() + 12;
+pub const DUPLICATE_ENTRY_BYTES: usize = size_of::<Entry>() + 20;
 /// What the window costs beside that at most: chunks that are not full, and small tables.
 pub const DUPLICATE_FIXED_BYTES: usize = 1 << 20;
 /// Entries that go younger than this for lack of room are counted: a repeat may slip through.
@@ -97,12 +97,26 @@ pub(crate) struct Entry {
 /// Tables of one share, by hash: a table that grows moves all of it, and senders wait meanwhile.
 const TABLES: usize = 256;
 
+/// Where an entry is. With a part of the fingerprint a table grows, and rules out what it does not
+/// hold, without a look at entries, which are anywhere in memory.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    tag: u32,
+    number: u32,
+}
+
+impl Place {
+    fn hash(&self) -> u64 {
+        hash(self.tag)
+    }
+}
+
 /// Entries of one kind, oldest first.
 #[derive(Debug)]
 struct Share {
     entries: Chunked,
-    /// Numbers of entries by fingerprint.
-    places: Vec<HashTable<u32>>,
+    /// Where entries are, by fingerprint.
+    places: Vec<HashTable<Place>>,
     /// Number of the first entry; they rise by 1, and wrap.
     first: u32,
     entries_max: usize,
@@ -118,13 +132,20 @@ impl Share {
         }
     }
 
+    /// Brings the part of a table that [`Self::find`] and [`Self::push`] will look at closer. Memory
+    /// is slow, but not when it is asked for many things before the first is needed.
+    fn approach(&self, fingerprint: Fingerprint) {
+        let found = self.places[table(fingerprint)].find(hash(tag(fingerprint)), |_| false);
+        std::hint::black_box(found);
+    }
+
     fn find(&self, fingerprint: Fingerprint) -> Option<&Entry> {
-        let (entries, first) = (&self.entries, self.first);
-        let table = &self.places[table(fingerprint)];
-        let place = table.find(hash(fingerprint), |place| {
-            entries.get(at(first, *place)).fingerprint == fingerprint
-        })?;
-        Some(entries.get(at(first, *place)))
+        let (entries, first, tag) = (&self.entries, self.first, tag(fingerprint));
+        let is_it = |place: &Place| {
+            place.tag == tag && entries.get(at(first, place.number)).fingerprint == fingerprint
+        };
+        let place = self.places[table(fingerprint)].find(hash(tag), is_it)?;
+        Some(entries.get(at(first, place.number)))
     }
 
     /// Adds an entry behind all others; returns the one that had to go for it.
@@ -135,17 +156,20 @@ impl Share {
         let is_full = self.entries.len() == self.entries_max;
         let evicted = if is_full { self.pop_front() } else { None };
         let count = u32::try_from(self.entries.len()).expect("at most entries_max");
-        let place = self.first.wrapping_add(count);
+        let tag = tag(entry.fingerprint);
+        let place = Place {
+            tag,
+            number: self.first.wrapping_add(count),
+        };
         self.entries.push_back(entry);
         let (entries, first) = (&self.entries, self.first);
-        let of = |place: &u32| entries.get(at(first, *place)).fingerprint;
+        let is_it = |place: &Place| {
+            place.tag == tag
+                && entries.get(at(first, place.number)).fingerprint == entry.fingerprint
+        };
         // Of equal ones the newest counts.
         self.places[table(entry.fingerprint)]
-            .entry(
-                hash(entry.fingerprint),
-                |place| of(place) == entry.fingerprint,
-                |place| hash(of(place)),
-            )
+            .entry(hash(tag), is_it, Place::hash)
             .and_modify(|known| *known = place)
             .or_insert(place);
         evicted
@@ -165,9 +189,9 @@ impl Share {
         self.entries.pop_back()
     }
 
-    fn forget(&mut self, fingerprint: Fingerprint, place: u32) {
-        let found =
-            self.places[table(fingerprint)].find_entry(hash(fingerprint), |known| *known == place);
+    fn forget(&mut self, fingerprint: Fingerprint, number: u32) {
+        let is_it = |known: &Place| known.number == number;
+        let found = self.places[table(fingerprint)].find_entry(hash(tag(fingerprint)), is_it);
         if let Ok(found) = found {
             found.remove();
         }
@@ -178,18 +202,22 @@ fn at(first: u32, place: u32) -> usize {
     place.wrapping_sub(first) as usize
 }
 
-/// Which table: by bits that [`hash`] does not use.
+/// Which table: by bits that [`tag`] does not use.
 fn table(fingerprint: Fingerprint) -> usize {
     usize::try_from(fingerprint.0 >> 64 & (TABLES as u128 - 1)).expect("below the number of tables")
 }
 
-fn hash(fingerprint: Fingerprint) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "any 64 of its bits are a hash"
-    )]
-    let low = fingerprint.0 as u64;
-    low
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "any 32 of its bits tell most of them apart"
+)]
+fn tag(fingerprint: Fingerprint) -> u32 {
+    fingerprint.0 as u32
+}
+
+/// Tables look at the lowest and at the highest bits.
+fn hash(tag: u32) -> u64 {
+    u64::from(tag) << 32 | u64::from(tag)
 }
 
 /// All entries of a store.
@@ -230,6 +258,11 @@ impl Duplicates {
     pub(crate) fn since(&self, now: UnixMillis) -> UnixMillis {
         let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
         UnixMillis(now.0.saturating_sub(window))
+    }
+
+    /// To be called for some messages before [`Self::find`] is called for the first of them.
+    pub(crate) fn approach(&self, fingerprint: Fingerprint, is_delayed: bool) {
+        self.shares[usize::from(is_delayed)].approach(fingerprint);
     }
 
     /// The entry of a message that was appended lately.

@@ -8,9 +8,12 @@ mod disk;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags};
 
 use crate::error::{Doing, Error};
 use crate::format::TMP_SUFFIX;
@@ -25,7 +28,13 @@ pub enum OpenMode {
     Existing,
     /// It is created, empty.
     Create,
+    /// It is an error, and what is written goes past the page cache: memory, offset and length must
+    /// be multiples of [`DIRECT_BYTES`]. `InvalidInput` where files cannot be opened so.
+    Direct,
 }
+
+/// What writes to a file opened with [`OpenMode::Direct`] are multiples of.
+pub const DIRECT_BYTES: u64 = 4096;
 
 /// A name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +109,12 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the system says.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes sure that there is room on the disk for a stretch of the file, growing the file. What
+    /// was never written reads as zeros.
+    ///
+    /// # Errors
+    /// What the system says; `Unsupported` when it cannot do this.
+    fn allocate(&self, stretch: Range<u64>) -> io::Result<()>;
     /// Makes content and length durable.
     ///
     /// # Errors
@@ -140,13 +155,14 @@ impl LockGuard for RealLock {}
 
 impl FileSystem for RealFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let create = mode == OpenMode::Create;
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .open(path)?;
-        Ok(Arc::new(RealFile(options)))
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true);
+        let options = match mode {
+            OpenMode::Existing => options,
+            OpenMode::Create => options.create(true),
+            OpenMode::Direct => options.custom_flags(direct_flag()),
+        };
+        Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -197,6 +213,10 @@ impl FileSystem for RealFs {
     }
 }
 
+fn direct_flag() -> i32 {
+    OFlags::DIRECT.bits().cast_signed()
+}
+
 fn lock_owner(file: &fs::File) -> String {
     let mut bytes = [0; LOCK_OWNER_BYTES_MAX];
     // The owner may be writing its id right now; then there is nothing to tell.
@@ -220,6 +240,12 @@ impl File for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, stretch: Range<u64>) -> io::Result<()> {
+        let (at, bytes) = (stretch.start, stretch.end - stretch.start);
+        let allocated = rustix::fs::fallocate(&self.0, FallocateFlags::empty(), at, bytes);
+        Ok(allocated?)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -42,7 +42,7 @@ pub use format::LogKind;
 pub use fs::RealFs;
 pub use fs::faulty::FaultyFs;
 pub use realtime::action_log::{Action, ConsumerKey};
-pub use realtime::append::{Appended, NewMessage, Placed};
+pub use realtime::append::{Appended, BorrowedMessage, NewMessage, Placed};
 pub use realtime::consumer_log::{Located, Skipped, SubjectId};
 pub use realtime::control_log::Control;
 pub use realtime::expiry::Dropped;

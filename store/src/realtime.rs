@@ -36,6 +36,7 @@ use crate::log::commit::{CommitRecord, Ring};
 use crate::log::epochs::Epochs;
 use crate::log::segment::Segments;
 use crate::log::side::{self, Side};
+use crate::log::zero_ahead::RoomAhead;
 use crate::realtime::consumer_log::ConsumerLog;
 use crate::realtime::consumer_log::keeper::{self, RunKeeper};
 use crate::realtime::control_log::{ControlEntry, ControlLog};
@@ -181,7 +182,12 @@ fn finish(
 }
 
 fn into_log(side: Side<'_>, config: &StoreConfig) -> Result<Log, Error> {
-    side.into_log(config.zero_ahead_bytes, config.background, config.sabotage)
+    let ahead = RoomAhead {
+        step: config.zero_ahead_bytes,
+        flush: config.flush,
+        background: config.background,
+    };
+    side.into_log(ahead, config.sabotage)
 }
 
 /// The index and both logs, before anything is read of them.

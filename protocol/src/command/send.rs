@@ -12,6 +12,8 @@
 
 mod response;
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes};
 use qmq_model::payload::{FLAG_TAGS, PAYLOAD_BYTES_MIN};
 use qmq_model::{Payload, PayloadError};
@@ -90,10 +92,19 @@ impl SendRequest {
     /// The messages of an unchecked body, up to the first broken one.
     #[must_use]
     pub fn split_version(version: i16, body: &Bytes) -> SplitMessages<'_> {
+        Self::split_within(version, body, 0..body.len())
+    }
+
+    /// As [`Self::split_version`], for a body that is part of a longer buffer.
+    ///
+    /// # Panics
+    /// When `body` is not within `buffer`.
+    #[must_use]
+    pub fn split_within(version: i16, buffer: &Bytes, body: Range<usize>) -> SplitMessages<'_> {
         SplitMessages {
             version,
-            body,
-            rest: body,
+            body: buffer,
+            rest: &buffer[body],
             index: 0,
         }
     }
@@ -136,6 +147,13 @@ impl SentMessage<'_> {
     #[must_use]
     pub fn crc_matches(&self) -> bool {
         u32::try_from(self.declared_crc) == Ok(self.payload.crc())
+    }
+
+    /// Where the payload is in the buffer the message was split from.
+    #[must_use]
+    pub fn place(&self) -> Range<usize> {
+        let start = self.payload.bytes.as_ptr().addr() - self.body.as_ptr().addr();
+        start..start + self.payload.bytes.len()
     }
 
     /// The payload as a slice that shares the frame and keeps all of it alive.

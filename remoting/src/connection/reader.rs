@@ -1,13 +1,15 @@
 //! The reading half of a server's connection: limits, time limits, frames, calls.
 
 use std::future::poll_fn;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use qmq_protocol::frame::PREFIX_BYTES;
-use qmq_protocol::{CommandCode, Frame, ResultCode};
+use qmq_protocol::{CommandCode, Frame, FrameError, Header, ResultCode};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -18,7 +20,7 @@ use crate::budget::{Charge, Grant};
 use crate::connection::{Connection, ConnectionHandle};
 use crate::inbound::{Inbound, READ_BYTES_MIN};
 use crate::server::ServerConfig;
-use crate::service::{Request, Responder, Service};
+use crate::service::{Group, GroupResponder, Request, Responder, Service};
 use crate::stats::CloseReason;
 
 /// How long a drained connection stays half open, so that the client has read its last replies
@@ -193,17 +195,11 @@ impl<'a> Reader<'a> {
     async fn dispatch(&mut self, service: &impl Service) -> Result<(), CloseReason> {
         let mut called = false;
         let result = loop {
-            match self.inbound.next_frame() {
-                Ok(Some(frame)) => {
-                    called = true;
-                    self.call(service, frame).await?;
-                }
-                Ok(None) => break Ok(()),
-                Err(error) => {
-                    let Connection { id, peer, .. } = &**self.connection;
-                    debug!(%peer, connection = id, %error, "not a frame");
-                    break Err(CloseReason::BadFrame);
-                }
+            match self.next(service).await {
+                Ok(true) => called = true,
+                Ok(false) => break Ok(()),
+                Err(CloseReason::BadFrame) => break Err(CloseReason::BadFrame),
+                Err(reason) => return Err(reason),
             }
         };
         // What was answered at once leaves in one write, without waking the writer for it; an
@@ -214,6 +210,54 @@ impl<'a> Reader<'a> {
             self.await_next();
         }
         result
+    }
+
+    /// Calls the service for the next frame, or for several that it takes together; `false` when
+    /// no whole one is there.
+    async fn next(&mut self, service: &impl Service) -> Result<bool, CloseReason> {
+        let belongs = |header: &Header| !header.is_response() && service.is_grouped(header);
+        let mut requests = Vec::new();
+        let group = self.inbound.next_group(belongs, &mut requests);
+        let bytes = group.map_err(|error| self.bad_frame(&error))?;
+        if !requests.is_empty() {
+            self.call_group(service, requests, bytes).await?;
+            return Ok(true);
+        }
+        let frame = self.inbound.next_frame();
+        let Some(frame) = frame.map_err(|error| self.bad_frame(&error))? else {
+            return Ok(false);
+        };
+        self.call(service, frame).await?;
+        Ok(true)
+    }
+
+    fn bad_frame(&self, error: &FrameError) -> CloseReason {
+        let Connection { id, peer, .. } = &**self.connection;
+        debug!(%peer, connection = id, %error, "not a frame");
+        CloseReason::BadFrame
+    }
+
+    async fn call_group(
+        &mut self,
+        service: &impl Service,
+        requests: Vec<(Header, Range<usize>)>,
+        bytes: Bytes,
+    ) -> Result<(), CloseReason> {
+        let charge = self.charge.split(bytes.len());
+        let stats = &self.connection.shared.stats;
+        stats
+            .requests
+            .fetch_add(requests.len() as u64, Ordering::Relaxed);
+        let connection = Arc::clone(self.connection);
+        let responder = GroupResponder::new(connection, requests.len(), charge);
+        let group = Group {
+            requests,
+            bytes,
+            peer: self.connection.peer,
+            responder,
+        };
+        service.call_group(group).await;
+        self.after_call().await
     }
 
     async fn call(
@@ -244,6 +288,10 @@ impl<'a> Reader<'a> {
             connection,
         };
         service.call(request, responder).await;
+        self.after_call().await
+    }
+
+    async fn after_call(&mut self) -> Result<(), CloseReason> {
         // Many small requests of one read can have large replies.
         if self.connection.is_untaken() {
             let _ = self.connection.outbox.flush(self.socket.as_ref());

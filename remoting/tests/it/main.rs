@@ -3,6 +3,7 @@
 mod client;
 mod drain;
 mod frames;
+mod groups;
 mod limits;
 mod load;
 mod pool;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qmq_protocol::ResultCode;
+use qmq_protocol::{Header, ResultCode};
 use qmq_remoting::{
-    DrainReport, Request, Responder, Server, ServerConfig, ServerStats, Service, answer_unknown,
+    DrainReport, Group, Request, Responder, Server, ServerConfig, ServerStats, Service,
+    answer_unknown,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -19,6 +20,8 @@ pub(crate) const ECHO: i16 = 10;
 pub(crate) const PARK: i16 = 11;
 /// Answered at once with as many bytes as the body says.
 pub(crate) const LARGE: i16 = 12;
+/// Answered together with those that arrived with it: how many they are, then its body.
+pub(crate) const GROUPED: i16 = 13;
 /// Answered while the call is awaited, once the test opens the gate.
 pub(crate) const GATE: i16 = 40;
 /// Panics.
@@ -52,6 +55,25 @@ impl Service for ByCode {
             DROP => drop(responder),
             _ => answer_unknown(responder),
         }
+    }
+
+    fn is_grouped(&self, header: &Header) -> bool {
+        header.code == GROUPED
+    }
+
+    async fn call_group(&self, group: Group) {
+        let Group {
+            requests, bytes, ..
+        } = group;
+        let count = u8::try_from(requests.len()).expect("few");
+        group.responder.send(|answers| {
+            for (header, body) in requests {
+                answers.push(&header, 0, |out| {
+                    out.extend_from_slice(&[count]);
+                    out.extend_from_slice(&bytes[body]);
+                });
+            }
+        });
     }
 }
 

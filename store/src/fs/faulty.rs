@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -387,6 +388,16 @@ impl File for FaultyFile {
         if room < bytes.len() {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        turn.end(())
+    }
+
+    fn allocate(&self, stretch: Range<u64>) -> io::Result<()> {
+        let (mut state, turn) = self.call()?;
+        let (old, end) = (state.disk.len(self.inode), position(stretch.end)?);
+        if end > old && state.room(self.inode, old, end - old) < end - old {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.disk.set_len(self.inode, end.max(old));
         turn.end(())
     }
 

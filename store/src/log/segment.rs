@@ -8,11 +8,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Doing, Error};
 use crate::format::{LogKind, segment_base, segment_name, sums_name};
-use crate::fs::{File, FileSystem, OpenMode};
+use crate::fs::{DIRECT_BYTES, File, FileSystem, OpenMode};
 
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 256 << 10;
-static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];
+static ZEROS: Zeros = Zeros([0; ZERO_BYTES]);
+
+/// Aligned as writes past the page cache must be.
+#[repr(align(4096))]
+struct Zeros([u8; ZERO_BYTES]);
+
+const _: () = assert!(align_of::<Zeros>() as u64 == DIRECT_BYTES);
 
 /// The segments of one log, shared by its writer, its readers and who zeroes ahead. The lock is
 /// held for a look-up only, never during IO.
@@ -149,10 +155,46 @@ impl Segments {
         Ok(expired.len() as u64)
     }
 
-    /// A second handle of a segment: it learns of failed syncs on its own.
-    pub(crate) fn open_again(&self, base: u64) -> Result<Arc<dyn File>, Error> {
+    /// A second handle of a segment, for zeros: it learns of failed syncs on its own, and writes
+    /// past the page cache where that can be done.
+    pub(crate) fn open_for_zeros(&self, base: u64) -> Result<Arc<dyn File>, Error> {
         let path = self.path_of(base);
-        self.fs.open(&path, OpenMode::Existing).doing("open", &path)
+        match self.fs.open(&path, OpenMode::Direct) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.fs.open(&path, OpenMode::Existing).doing("open", &path)
+            }
+            opened => opened.doing("open", &path),
+        }
+    }
+
+    /// Writes zeros over a range of one segment through `file`, which [`Self::open_for_zeros`] gave.
+    pub(crate) fn write_zeros_to(
+        &self,
+        file: &dyn File,
+        base: u64,
+        range: Range<u64>,
+    ) -> Result<(), Error> {
+        let mut begin = range.start;
+        while begin < range.end {
+            // From one multiple to the next; what remains at the ends goes through the cache.
+            let next = (begin / DIRECT_BYTES + 1) * DIRECT_BYTES;
+            let whole = (range.end - begin) / DIRECT_BYTES * DIRECT_BYTES;
+            let offset = begin - base;
+            let is_aligned =
+                begin.is_multiple_of(DIRECT_BYTES) && offset.is_multiple_of(DIRECT_BYTES);
+            if !is_aligned || whole == 0 {
+                let end = next.min(range.end);
+                self.write_zeros(begin..end, |_, _| {})?;
+                begin = end;
+                continue;
+            }
+            let len = whole.min(ZERO_BYTES as u64);
+            let zeros = &ZEROS.0[..usize::try_from(len).expect("at most ZERO_BYTES")];
+            let written = file.write_at(zeros, begin - base);
+            written.map_err(|error| Error::io("write zeros to", &self.path_of(base), error))?;
+            begin += len;
+        }
+        Ok(())
     }
 
     /// `range` cut at the ends of segments: base of the segment and part of the range.
@@ -232,9 +274,25 @@ impl Segments {
         let mut begin = range.start;
         while begin < range.end {
             let len = range.end.min(begin + ZERO_BYTES as u64) - begin;
-            let zeros = &ZEROS[..usize::try_from(len).expect("at most ZERO_BYTES")];
+            let zeros = &ZEROS.0[..usize::try_from(len).expect("at most ZERO_BYTES")];
             self.write(zeros, begin, &mut touched)?;
             begin += len;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is room on the disk for a range; what was never written there reads as
+    /// zeros.
+    pub(crate) fn allocate(&self, range: Range<u64>) -> Result<(), Error> {
+        for (base, part) in self.split(range) {
+            let file = self.file_or_create(base)?;
+            match file.allocate(part.start - base..part.end - base) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.write_zeros(part, |_, _| {})?;
+                }
+                allocated => allocated
+                    .map_err(|error| Error::io("make room in", &self.path_of(base), error))?,
+            }
         }
         Ok(())
     }

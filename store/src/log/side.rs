@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::config::{Background, Sabotage};
+use crate::config::Sabotage;
 use crate::error::{Doing, Error};
 use crate::log::Log;
 use crate::log::commit::{CommitRecord, Ring};
@@ -14,7 +14,7 @@ use crate::log::recovery::{self, Tail};
 use crate::log::segment::Segments;
 use crate::log::sums::{LoadedSums, Stretch, Sums};
 use crate::log::verify::{Verifier, for_each_piece};
-use crate::log::zero_ahead::ZeroAhead;
+use crate::log::zero_ahead::{RoomAhead, ZeroAhead};
 use crate::report::{Cut, Damage, DamageKind, Findings};
 
 /// One log while it is being recovered.
@@ -164,21 +164,11 @@ impl<'a> Side<'a> {
         missing
     }
 
-    /// The log, ready to be appended to; zeros are written ahead in steps of `zero_ahead_bytes`.
-    pub(crate) fn into_log(
-        self,
-        zero_ahead_bytes: u64,
-        background: Background,
-        sabotage: Sabotage,
-    ) -> Result<Log, Error> {
+    /// The log, ready to be appended to.
+    pub(crate) fn into_log(self, ahead: RoomAhead, sabotage: Sabotage) -> Result<Log, Error> {
         let end = self.tail.kept;
         let zeros_end = self.segments.end_on_disk()?.max(end);
-        let zeros = ZeroAhead::new(
-            self.segments.clone(),
-            zero_ahead_bytes,
-            zeros_end,
-            background,
-        )?;
+        let zeros = ZeroAhead::new(self.segments.clone(), zeros_end, ahead)?;
         Log::new(self.segments, zeros, self.sums, end, sabotage)
     }
 }

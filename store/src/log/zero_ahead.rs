@@ -1,4 +1,5 @@
-//! Zeros ahead of a log's written position, because blocks that were written before sync faster.
+//! Room ahead of a log's written position, filled with zeros while there is time for it: blocks that
+//! were written before sync faster.
 
 use std::io;
 use std::ops::Range;
@@ -6,16 +7,41 @@ use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::config::Background;
+use crate::config::{Background, FlushMode};
 use crate::error::{Doing, Error};
+use crate::fs::DIRECT_BYTES;
 use crate::log::segment::Segments;
 
-/// Zeros that are dirty at the same time: what a commit may have to wait for. See
+/// How much is zeroed before it is used: a commit may have to wait for this much of the disk. See
 /// `docs/decisions/0001-store-shape-measurements.md`.
-const PIECE_BYTES_MAX: u64 = 4 << 20;
+const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// A step that is used up sooner than this is followed by one that only allocates: when so much is
+/// appended, writing twice the bytes costs more than faster syncs bring. See
+/// `docs/decisions/0002-room-under-load.md`.
+const STEP_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// What is wanted ahead of a log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoomAhead {
+    /// How far, in bytes.
+    pub(crate) step: u64,
+    /// Whether anyone waits for syncs.
+    pub(crate) flush: FlushMode,
+    pub(crate) background: Background,
+}
+
+/// How the room ahead is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Written with zeros.
+    Zeros,
+    /// Allocated: it reads as zeros, and costs nearly nothing.
+    Room,
+}
 
 /// How far the files of one log hold zeros already, and who writes more.
 ///
@@ -28,26 +54,27 @@ pub(crate) struct ZeroAhead {
     end: u64,
     /// The last whole step found no room: the thread is not asked again before one succeeds.
     is_full: bool,
+    /// Nobody waits for syncs: room is enough.
+    is_lazy: bool,
+    /// When the thread was last asked.
+    asked_at: Option<Instant>,
     thread: Option<Zeroer>,
 }
 
 impl ZeroAhead {
     /// `end` is where the zeros on disk end now.
-    pub(crate) fn new(
-        segments: Arc<Segments>,
-        step: u64,
-        end: u64,
-        background: Background,
-    ) -> Result<Self, Error> {
-        let thread = match background {
+    pub(crate) fn new(segments: Arc<Segments>, end: u64, ahead: RoomAhead) -> Result<Self, Error> {
+        let thread = match ahead.background {
             Background::Inline => None,
             Background::Threads => Some(Zeroer::start(segments.clone())?),
         };
         Ok(Self {
             segments,
-            step,
+            step: ahead.step,
             end,
             is_full: false,
+            is_lazy: ahead.flush != FlushMode::Sync,
+            asked_at: None,
             thread,
         })
     }
@@ -64,7 +91,16 @@ impl ZeroAhead {
             && !self.is_full
             && self.end - needed < self.step
         {
-            thread.ask(self.end..self.end + self.step);
+            let now = Instant::now();
+            let last = self.asked_at.replace(now);
+            let is_soon = last.is_some_and(|last| now.duration_since(last) < STEP_TIME_MIN);
+            let how = if self.is_lazy || is_soon {
+                How::Room
+            } else {
+                How::Zeros
+            };
+            let end = (self.end + self.step).next_multiple_of(DIRECT_BYTES);
+            thread.ask(self.end..end, how);
         }
         Ok(())
     }
@@ -92,7 +128,11 @@ impl ZeroAhead {
 
     fn extend_to(&mut self, needed: u64) -> Result<(), Error> {
         let ahead = needed.max(self.end + self.step);
-        let whole_step = self.segments.write_zeros(self.end..ahead, |_, _| {});
+        let whole_step = match self.thread {
+            // The thread lags: this must be quick.
+            Some(_) => self.segments.allocate(self.end..ahead),
+            None => self.segments.write_zeros(self.end..ahead, |_, _| {}),
+        };
         match whole_step {
             Ok(()) => {
                 self.end = ahead;
@@ -111,7 +151,7 @@ impl ZeroAhead {
 
 /// The thread and how far it got.
 struct Zeroer {
-    jobs: Option<SyncSender<Range<u64>>>,
+    jobs: Option<SyncSender<(Range<u64>, How)>>,
     state: Arc<State>,
     /// A range was handed over and its result was not taken yet.
     is_asked: bool,
@@ -126,7 +166,7 @@ struct State {
 
 #[derive(Default)]
 struct Work {
-    /// End of the last piece that was written and synced.
+    /// End of the last piece that was made.
     end: u64,
     /// The range is done, or failed.
     finished: Option<Result<(), Error>>,
@@ -136,7 +176,7 @@ struct Work {
 
 impl Zeroer {
     fn start(segments: Arc<Segments>) -> Result<Self, Error> {
-        let (jobs, todo) = sync_channel::<Range<u64>>(1);
+        let (jobs, todo) = sync_channel::<(Range<u64>, How)>(1);
         let state = Arc::new(State::default());
         let (shared, name) = (state.clone(), format!("{}-zeros", segments.kind()));
         let dir = segments.dir().to_owned();
@@ -145,8 +185,13 @@ impl Zeroer {
                 state: shared,
                 dir: segments.dir().to_owned(),
             };
-            for range in todo {
-                let done = zero(&segments, range, |end| shared.state.reach(end));
+            for (range, how) in todo {
+                let done = match how {
+                    How::Room => segments.allocate(range.clone()).map(|()| {
+                        shared.state.reach(range.end);
+                    }),
+                    How::Zeros => zero(&segments, range, |end| shared.state.reach(end)),
+                };
                 shared.state.update(|work| work.finished = Some(done));
             }
         };
@@ -160,7 +205,7 @@ impl Zeroer {
         })
     }
 
-    fn ask(&mut self, range: Range<u64>) {
+    fn ask(&mut self, range: Range<u64>, how: How) {
         self.state.update(|work| {
             *work = Work {
                 end: range.start,
@@ -171,7 +216,7 @@ impl Zeroer {
         self.is_asked = self
             .jobs
             .as_ref()
-            .is_some_and(|jobs| jobs.try_send(range).is_ok());
+            .is_some_and(|jobs| jobs.try_send((range, how)).is_ok());
     }
 
     /// How far the zeros reach, at least `end`, and the result once the whole range is done.
@@ -235,9 +280,9 @@ impl Drop for Zeroer {
     }
 }
 
-/// Writes and syncs zeros through handles of its own: a failed sync is reported once per handle,
-/// and the writer must not miss one that concerns its data. In pieces, because a sync of the
-/// writer's flushes whatever zeros are dirty by then.
+/// Writes zeros through handles of its own, syncing each file at the end: a failed sync is reported
+/// once per handle, and the writer must not miss one that concerns its data. In pieces, because the
+/// file is locked while one is written.
 fn zero(
     segments: &Segments,
     range: Range<u64>,
@@ -245,18 +290,19 @@ fn zero(
 ) -> Result<(), Error> {
     for (base, part) in segments.split(range) {
         segments.file_or_create(base)?;
-        let own = segments.open_again(base)?;
+        let own = segments.open_for_zeros(base)?;
+        segments.allocate(part.clone())?;
         let mut begin = part.start;
         while begin < part.end {
             let end = part.end.min(begin + PIECE_BYTES_MAX);
-            segments.write_zeros(begin..end, |_, _| {})?;
-            own.sync_data()
-                .doing_for_good("sync", &segments.path_of(base))?;
+            segments.write_zeros_to(own.as_ref(), base, begin..end)?;
             if !goes_on_after(end) {
                 return Ok(());
             }
             begin = end;
         }
+        own.sync_data()
+            .doing_for_good("sync", &segments.path_of(base))?;
     }
     Ok(())
 }

@@ -33,6 +33,32 @@ pub struct NewMessage {
     pub fingerprint: Option<Fingerprint>,
 }
 
+impl NewMessage {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> BorrowedMessage<'_> {
+        BorrowedMessage {
+            subject: &self.subject,
+            payload: &self.payload,
+            crc: self.crc,
+            fingerprint: self.fingerprint,
+        }
+    }
+}
+
+/// A message to be stored that someone else holds; see [`NewMessage`].
+#[derive(Clone, Copy, Debug)]
+pub struct BorrowedMessage<'a> {
+    /// Subject of the record.
+    pub subject: &'a Subject,
+    /// The message as on the wire behind its CRC.
+    pub payload: &'a [u8],
+    /// CRC-32 of the payload; the caller has verified it.
+    pub crc: u32,
+    /// `None`: never taken for a repeat.
+    pub fingerprint: Option<Fingerprint>,
+}
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placed {
@@ -82,10 +108,19 @@ impl StoreWriter {
         messages: &[NewMessage],
         placed: &mut Vec<Placed>,
     ) -> Result<(), AppendError> {
+        self.append_borrowed(messages.iter().map(NewMessage::borrowed), placed)
+    }
+
+    /// As [`Self::append_messages`], for messages that are gathered from several places.
+    ///
+    /// # Errors
+    /// As [`Self::append_messages`].
+    pub fn append_borrowed<'m>(
+        &mut self,
+        messages: impl Iterator<Item = BorrowedMessage<'m>> + Clone,
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
-        if messages.is_empty() {
-            return Ok(());
-        }
         let kept = placed.len();
         let unpublished = self.unpublished.len();
         let appended = self.try_append_messages(messages, placed);
@@ -104,24 +139,29 @@ impl StoreWriter {
         self.end_append(LogKind::Message, appended)
     }
 
-    fn try_append_messages(
+    fn try_append_messages<'m>(
         &mut self,
-        messages: &[NewMessage],
+        messages: impl Iterator<Item = BorrowedMessage<'m>> + Clone,
         placed: &mut Vec<Placed>,
     ) -> Result<(), AppendError> {
         self.reserve_slots().map_err(AppendError::from_error)?;
         let start = self.logs.messages.written();
-        let record = |message: &NewMessage| {
-            message_log::record_bytes(message.subject.as_str(), &message.payload)
-        };
-        let total: u64 = messages.iter().map(record).sum();
+        let mut total = 0;
+        for message in messages.clone() {
+            total += message_log::record_bytes(message.subject.as_str(), message.payload);
+            if let Some(fingerprint) = message.fingerprint {
+                let is_delayed = duplicates::is_delayed(message.payload);
+                self.duplicates.approach(fingerprint, is_delayed);
+            }
+        }
         let total = usize::try_from(total).map_err(|_| AppendError::NoSpace)?;
         if self.message_buffer.capacity() < total {
             self.message_buffer.reserve(total.max(BUFFER_BYTES));
         }
         let time = self.clock.now();
-        for (index, message) in messages.iter().enumerate() {
-            self.lay_out(message, time, placed)
+        let mut last = None;
+        for (index, message) in messages.enumerate() {
+            self.lay_out(message, time, &mut last, placed)
                 .map_err(|what| AppendError::Unstorable { index, what })?;
         }
         if self.message_buffer.is_empty() {
@@ -137,30 +177,36 @@ impl StoreWriter {
     }
 
     /// Adds one record to the buffer, after a filler if it needs one.
-    fn lay_out(
+    fn lay_out<'m>(
         &mut self,
-        message: &NewMessage,
+        message: BorrowedMessage<'m>,
         time: UnixMillis,
+        last: &mut Option<(&'m Subject, SubjectId)>,
         placed: &mut Vec<Placed>,
     ) -> Result<(), &'static str> {
         let name = message.subject.as_str();
         if message.payload.is_empty() {
             return Err("message is empty");
         }
-        let is_delayed = duplicates::is_delayed(&message.payload);
+        let is_delayed = duplicates::is_delayed(message.payload);
         let known = message.fingerprint.filter(|_| !self.duplicates.is_off());
         let original = known.and_then(|known| self.duplicates.find(known, is_delayed, time));
         if let Some(Entry { end, .. }) = original {
             placed.push(Placed::Repeat { end });
             return Ok(());
         }
-        let record = message_log::record_bytes(name, &message.payload);
+        let record = message_log::record_bytes(name, message.payload);
         let bytes = u32::try_from(record).map_err(|_| "message is larger than a segment")?;
         let position = self.logs.messages.written() + self.message_buffer.len() as u64;
         let segment_bytes = self.logs.messages.segment_bytes();
         let filler = filler_before(LogKind::Message, segment_bytes, position, record)
             .ok_or("message is larger than a segment")?;
-        let subject = self.intern(&message.subject);
+        // Messages of one request share a name: it is looked up once.
+        let subject = match last {
+            Some((name, id)) if std::ptr::eq(*name, message.subject) => *id,
+            _ => self.intern(message.subject),
+        };
+        *last = Some((message.subject, subject));
         let state = &mut self.subjects[subject.0 as usize];
         let sequence = state.next;
         state.next = sequence.plus(1);
@@ -195,8 +241,8 @@ impl StoreWriter {
             subject: name,
             crc: message.crc,
         };
-        message_log::put_record(&mut self.message_buffer, &header, &message.payload);
-        let tags = TagMask::of_payload(&message.payload).unwrap_or(TagMask::ANY);
+        message_log::put_record(&mut self.message_buffer, &header, message.payload);
+        let tags = TagMask::of_payload(message.payload).unwrap_or(TagMask::ANY);
         self.unpublished.push(Located {
             subject,
             sequence,
