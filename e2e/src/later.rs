@@ -157,6 +157,12 @@ impl Later {
         }
     }
 
+    /// Somebody gave a message another time.
+    pub fn moved(&self, id: &str, due: UnixMillis) {
+        let run = &mut lock(&self.account.state).run;
+        run.due.insert(id.to_owned(), due);
+    }
+
     /// Waits until all are sent and everything acknowledged has come, leaving out `cancelled`. Does
     /// not fail when messages are missing: the account will say so.
     ///
@@ -252,6 +258,13 @@ impl Account {
 }
 
 impl LaterRun {
+    /// The account as if these messages had never been acknowledged: they need not come.
+    #[must_use]
+    pub fn without(mut self, ids: &HashSet<String>) -> Self {
+        self.ledger.acknowledged.retain(|id| !ids.contains(id));
+        self
+    }
+
     /// Whether every acknowledged message came, unchanged and not before its time.
     ///
     /// # Errors
