@@ -1,5 +1,6 @@
 //! What people may do with messages that wait: cancel, reschedule, find, count and list them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use crate::inbox::{Inbox, NotDone, Order};
 
 /// Calls carried out at a time; further ones wait.
 pub const CALLS_MAX: usize = 16;
+/// How often a message is looked up again whose due time somebody else changes meanwhile.
+const LOOK_UPS_MAX: usize = 5;
 /// Messages of one list.
 pub const LIST_MAX: usize = 1000;
 
@@ -23,6 +26,9 @@ pub enum CallError {
     /// Some of it was not done; what was before stays done.
     #[error(transparent)]
     NotDone(#[from] NotDone),
+    /// Somebody else changed the due time each time it was looked up.
+    #[error("the due time of the message is being changed by others; try again")]
+    Contended,
     /// The server is stopping.
     #[error("the delay server is stopping")]
     Stopping,
@@ -62,14 +68,25 @@ impl Control {
     /// When something of it was not done.
     pub async fn cancel(&self, subject: Subject, id: String) -> Result<Vec<Entry>, CallError> {
         let mut entries = Vec::new();
-        for found in self.look_up(subject, id).await? {
-            let answer = self.order(|tell| Order::Cancel(found, tell)).await?;
-            if let Some(answer) = cancelled(answer) {
-                let due = found.entry.due;
-                entries.push(Entry { due, answer });
+        let mut asked = HashSet::new();
+        for _ in 0..LOOK_UPS_MAX {
+            let mut was_moved = false;
+            for found in self.look_up(&subject, &id).await? {
+                if !asked.insert(found.entry.sequence) {
+                    continue;
+                }
+                let answer = self.order(|tell| Order::Cancel(found, tell)).await?;
+                was_moved |= matches!(answer, CancelAnswer::Moved | CancelAnswer::Unknown);
+                if let Some(answer) = cancelled(answer) {
+                    let due = found.entry.due;
+                    entries.push(Entry { due, answer });
+                }
+            }
+            if !was_moved {
+                return Ok(entries);
             }
         }
-        Ok(entries)
+        Err(CallError::Contended)
     }
 
     /// Gives every copy of a message that is not too late another due time. The answer is durable.
@@ -83,21 +100,33 @@ impl Control {
         due: UnixMillis,
     ) -> Result<Vec<Entry>, CallError> {
         let mut entries = Vec::new();
-        for found in self.look_up(subject, id).await? {
-            let order = self.order(|tell| Order::Reschedule(found, due, tell));
-            entries.extend(match order.await? {
-                RescheduleAnswer::Rescheduled(entry) => Some(Entry {
-                    due: entry.due,
-                    answer: "rescheduled",
-                }),
-                RescheduleAnswer::NotPending(state) => Some(Entry {
-                    due: found.entry.due,
-                    answer: too_late(state),
-                }),
-                RescheduleAnswer::Unknown => None,
-            });
+        let mut asked = HashSet::new();
+        for _ in 0..LOOK_UPS_MAX {
+            let mut was_moved = false;
+            for found in self.look_up(&subject, &id).await? {
+                if !asked.insert(found.entry.sequence) {
+                    continue;
+                }
+                let order = self.order(|tell| Order::Reschedule(found, due, tell));
+                let (due, answer) = match order.await? {
+                    RescheduleAnswer::Rescheduled(entry) => {
+                        asked.insert(entry.sequence);
+                        (entry.due, "rescheduled")
+                    }
+                    RescheduleAnswer::NotPending(state) => (found.entry.due, too_late(state)),
+                    // It is there under another key, or done and forgotten.
+                    RescheduleAnswer::Moved | RescheduleAnswer::Unknown => {
+                        was_moved = true;
+                        continue;
+                    }
+                };
+                entries.push(Entry { due, answer });
+            }
+            if !was_moved {
+                return Ok(entries);
+            }
         }
-        Ok(entries)
+        Err(CallError::Contended)
     }
 
     /// Every copy of a message that the store still holds.
@@ -105,7 +134,7 @@ impl Control {
     /// # Errors
     /// When the store cannot be read.
     pub async fn find(&self, subject: Subject, id: String) -> Result<Vec<Entry>, CallError> {
-        let found = self.look_up(subject, id).await?;
+        let found = self.look_up(&subject, &id).await?;
         let entries = found.into_iter().map(|found| Entry {
             due: found.entry.due,
             answer: state(found.state),
@@ -145,7 +174,8 @@ impl Control {
         .await
     }
 
-    async fn look_up(&self, subject: Subject, id: String) -> Result<Vec<Found>, CallError> {
+    async fn look_up(&self, subject: &Subject, id: &str) -> Result<Vec<Found>, CallError> {
+        let (subject, id) = (subject.clone(), id.to_owned());
         self.read(move |reader| reader.find(&subject, id.as_bytes()))
             .await
     }
@@ -184,7 +214,7 @@ impl Control {
     }
 }
 
-/// `None`: the store holds it no more.
+/// `None`: the store holds it no more, or it is to be looked up again.
 fn cancelled(answer: CancelAnswer) -> Option<&'static str> {
     Some(match answer {
         CancelAnswer::Cancelled => "cancelled",
@@ -192,7 +222,7 @@ fn cancelled(answer: CancelAnswer) -> Option<&'static str> {
         CancelAnswer::Delivered => too_late(EntryState::Delivered),
         CancelAnswer::AlreadyCancelled => too_late(EntryState::Cancelled),
         CancelAnswer::Expired => too_late(EntryState::Expired),
-        CancelAnswer::Unknown => return None,
+        CancelAnswer::Moved | CancelAnswer::Unknown => return None,
     })
 }
 

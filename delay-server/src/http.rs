@@ -176,7 +176,9 @@ impl Desk {
     fn answer(&self, name: &str, result: Result<Value, CallError>) -> Result<Value, Refusal> {
         let value = result.map_err(|error| {
             let status = match error {
-                CallError::Stopping | CallError::NotDone(_) => StatusCode::SERVICE_UNAVAILABLE,
+                CallError::Contended | CallError::Stopping | CallError::NotDone(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 CallError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (status, error.to_string())

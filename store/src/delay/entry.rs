@@ -132,8 +132,10 @@ pub enum CancelAnswer {
     Dispatching,
     /// A broker confirmed it: too late.
     Delivered,
-    /// It was cancelled before, or got another due time since it was looked up.
+    /// It was cancelled before.
     AlreadyCancelled,
+    /// It got another due time since it was looked up: look it up again.
+    Moved,
     /// It was dropped as overdue before.
     Expired,
     /// The store does not hold it any more.
@@ -147,7 +149,9 @@ pub enum RescheduleAnswer {
     Rescheduled(Pending),
     /// It is not pending: too late.
     NotPending(EntryState),
-    /// The store does not hold it any more, or it got another due time since it was looked up.
+    /// It got another due time since it was looked up: look it up again.
+    Moved,
+    /// The store does not hold it any more.
     Unknown,
 }
 

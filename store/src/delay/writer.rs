@@ -292,7 +292,8 @@ impl DelayWriter {
             }
             Fate::Is(EntryState::Dispatching) => CancelAnswer::Dispatching,
             Fate::Is(EntryState::Delivered) => CancelAnswer::Delivered,
-            Fate::Is(EntryState::Cancelled) | Fate::Moved => CancelAnswer::AlreadyCancelled,
+            Fate::Is(EntryState::Cancelled) => CancelAnswer::AlreadyCancelled,
+            Fate::Moved => CancelAnswer::Moved,
             Fate::Is(EntryState::Expired) => CancelAnswer::Expired,
         })
     }
@@ -315,7 +316,8 @@ impl DelayWriter {
     ) -> Result<RescheduleAnswer, AppendError> {
         self.check_alive().map_err(|_| AppendError::Poisoned)?;
         match self.fate(found) {
-            Fate::Gone | Fate::Moved => return Ok(RescheduleAnswer::Unknown),
+            Fate::Gone => return Ok(RescheduleAnswer::Unknown),
+            Fate::Moved => return Ok(RescheduleAnswer::Moved),
             Fate::Is(EntryState::Pending) => {}
             Fate::Is(state) => return Ok(RescheduleAnswer::NotPending(state)),
         }

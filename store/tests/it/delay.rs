@@ -235,11 +235,8 @@ fn another_due_time_takes_the_place_of_the_old_one() {
     world.writer().commit().unwrap();
     assert_eq!((new.due, new.sequence.0), (UnixMillis(50), 3));
     let again = world.writer().reschedule(&old, UnixMillis(70)).unwrap();
-    assert_eq!(again, RescheduleAnswer::Unknown);
-    assert_eq!(
-        world.writer().cancel(&old).unwrap(),
-        CancelAnswer::AlreadyCancelled
-    );
+    assert_eq!(again, RescheduleAnswer::Moved);
+    assert_eq!(world.writer().cancel(&old).unwrap(), CancelAnswer::Moved);
     let opened = reopen(&mut world, End::PowerCut);
     let found = find(&opened.reader, "a");
     assert_eq!((found.len(), found[0].entry), (1, new));

@@ -545,7 +545,8 @@ impl DelayWorld {
                 Fate::Pending => CancelAnswer::Cancelled,
                 Fate::Begun(_) => CancelAnswer::Dispatching,
                 Fate::Delivered => CancelAnswer::Delivered,
-                Fate::Cancelled | Fate::Moved => CancelAnswer::AlreadyCancelled,
+                Fate::Cancelled => CancelAnswer::AlreadyCancelled,
+                Fate::Moved => CancelAnswer::Moved,
             };
             ensure!(answer == expected, "{answer:?} for {message:?}");
             if answer == CancelAnswer::Cancelled {
