@@ -242,7 +242,7 @@ impl Scheduler {
     }
 
     fn patience(&self, wall: UnixMillis, now: Duration) -> Duration {
-        let due = self.window.next_wake(wall).map(|at| at.since(wall));
+        let due = self.window.next_wake().map(|at| at.since(wall));
         let rules = self.dispatch.next_wake();
         let rules = rules.map(|at| at.saturating_sub(now));
         let next = [due, rules].into_iter().flatten().min();

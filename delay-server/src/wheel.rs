@@ -255,6 +255,24 @@ impl Wheel {
         }
     }
 
+    /// Forgets the entries that are due last, whole seconds, until about `len` are left. From the
+    /// answer on there are none any more; `None`: nothing could be forgotten.
+    pub fn shorten(&mut self, len: usize) -> Option<UnixMillis> {
+        let mut end = None;
+        for ahead in (1..FAR_SLOTS as i64).rev() {
+            if self.len() <= len {
+                break;
+            }
+            let second = second_of(self.position) + ahead;
+            let chunks = std::mem::take(&mut self.far[far_slot(second)].chunks);
+            if !chunks.is_empty() {
+                self.far_len -= chunks.iter().map(Vec::len).sum::<usize>();
+                end = Some(UnixMillis(second * SECOND_MS));
+            }
+        }
+        end
+    }
+
     /// When to look again: nothing is due before. `None`: there is nothing.
     #[must_use]
     pub fn next_wake(&self) -> Option<UnixMillis> {
@@ -448,6 +466,21 @@ mod tests {
         }
         assert_eq!(seen.len(), 1000);
         assert_eq!(wheel.next_wake(), None);
+    }
+
+    #[test]
+    fn forgets_what_is_due_last() {
+        let mut wheel = Wheel::new(UnixMillis(0));
+        for sequence in 0..100_u64 {
+            wheel
+                .insert(&entry(1024 * sequence.cast_signed(), sequence))
+                .unwrap();
+        }
+        assert_eq!(wheel.shorten(100), None);
+        assert_eq!(wheel.shorten(60), Some(UnixMillis(1024 * 60)));
+        assert_eq!(sequences(&mut wheel, SPAN_MS), (0..60).collect::<Vec<_>>());
+        wheel.insert(&entry(SPAN_MS, 7)).unwrap();
+        assert_eq!(wheel.shorten(0), None, "it may be due any moment");
     }
 
     #[test]

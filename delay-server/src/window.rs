@@ -26,7 +26,8 @@ const TOP_UP: Duration = Duration::from_secs(5);
 pub const PORTION: usize = 8192;
 /// While the wheel holds as many messages, nothing is read ahead.
 pub const LOADED_MAX: usize = 2 << 20;
-/// While the wheel holds as many messages, new ones stay in the store and follow as overdue.
+/// When the wheel holds as many messages, it gives up those that are due last: they are read again
+/// when there is room.
 const HELD_MAX: usize = LOADED_MAX + LOADED_MAX / 2;
 /// A message that is read later than this after its time is overdue.
 const OVERDUE_AFTER: Duration = Duration::from_secs(10);
@@ -135,8 +136,8 @@ impl<C: Clone> Window<C> {
             return None;
         }
         self.retry_at = None;
-        self.begin_stretch(now);
         self.begin_pass(now);
+        self.begin_stretch(now);
         let may_stretch = self.stretch.is_some() && self.wheel.len() < LOADED_MAX;
         let may_pass = self.pass.is_some() && overdue_room > 0;
         let kind = match (may_stretch, may_pass) {
@@ -175,7 +176,7 @@ impl<C: Clone> Window<C> {
             // The clock may have been set back since.
             if kind == Kind::Pass && entry.due <= now {
                 overdue.push(*entry);
-            } else {
+            } else if kind == Kind::Pass || entry.due < self.end {
                 self.hold(entry);
             }
         }
@@ -203,21 +204,14 @@ impl<C: Clone> Window<C> {
 
     /// When something is due or to be read, if nothing happens before.
     #[must_use]
-    pub fn next_wake(&self, now: UnixMillis) -> Option<UnixMillis> {
-        let again = self.again.map(|(from, _)| from);
-        let again = again.filter(|from| *from > now && self.under_way.is_none());
+    pub fn next_wake(&self) -> Option<UnixMillis> {
         let top_up = UnixMillis(self.end.0.saturating_sub(millis(HORIZON - TOP_UP)));
         let read = match (self.under_way, self.retry_at) {
             (Some(_), _) => None,
             (None, Some(retry_at)) => Some(retry_at),
             (None, None) => Some(top_up).filter(|_| self.stretch.is_none()),
         };
-        self.wheel
-            .next_wake()
-            .into_iter()
-            .chain(read)
-            .chain(again)
-            .min()
+        self.wheel.next_wake().into_iter().chain(read).min()
     }
 
     fn leave(&mut self, first: UnixMillis, last: UnixMillis) {
@@ -229,6 +223,14 @@ impl<C: Clone> Window<C> {
 
     /// Into the wheel, or it is left in the store for later.
     fn hold(&mut self, entry: &Pending) {
+        if self.wheel.len() >= HELD_MAX
+            && let Some(end) = self.wheel.shorten(LOADED_MAX / 2)
+        {
+            self.end = self.end.min(end);
+            if entry.due >= end {
+                return;
+            }
+        }
         if self.wheel.len() >= HELD_MAX || self.wheel.insert(entry).is_err() {
             self.leave(entry.due, entry.due);
         }
@@ -259,13 +261,20 @@ impl<C: Clone> Window<C> {
     }
 
     fn begin_pass(&mut self, now: UnixMillis) {
-        let Some((from, last)) = self.again.filter(|(from, _)| *from <= now) else {
+        let Some((from, last)) = self.again.take() else {
             return;
         };
-        if self.pass.is_none() {
-            let until = now.plus(Duration::from_millis(1));
-            // What is not due yet is for another pass.
-            self.again = (last >= until).then_some((until, last));
+        let until = now.plus(Duration::from_millis(1));
+        if last >= until {
+            // What is not due yet is read once more with what comes next.
+            self.end = self.end.min(from.max(until));
+        }
+        if from >= until {
+            return;
+        }
+        if self.pass.is_some() {
+            self.again = Some((from, last.min(now)));
+        } else {
             self.pass = Some(Reading {
                 from,
                 until,
@@ -399,10 +408,7 @@ mod tests {
             (desk.window.len(), desk.window.end()),
             (1, UnixMillis(60_000))
         );
-        assert_eq!(
-            desk.window.next_wake(UnixMillis(desk.now)),
-            Some(UnixMillis(5000))
-        );
+        assert_eq!(desk.window.next_wake(), Some(UnixMillis(5000)));
         desk.now = 4999;
         desk.settle();
         assert_eq!(desk.window.len(), 1);
@@ -449,10 +455,7 @@ mod tests {
         desk.window.load_failed(UnixMillis(0));
         desk.ask(0);
         assert!(desk.load.is_none());
-        assert_eq!(
-            desk.window.next_wake(UnixMillis(desk.now)),
-            Some(UnixMillis(100))
-        );
+        assert_eq!(desk.window.next_wake(), Some(UnixMillis(100)));
         desk.now = 1000;
         desk.ask(0);
         assert_eq!(desk.load.as_ref().map(|(load, _)| load), Some(&failed));
@@ -538,7 +541,7 @@ mod tests {
             let last = desk.store.iter().map(|entry| entry.due.0).max().unwrap_or(0);
             desk.settle();
             while desk.now < last {
-                let wake = desk.window.next_wake(UnixMillis(desk.now)).expect("something is to be read");
+                let wake = desk.window.next_wake().expect("something is to be read");
                 desk.now = wake.0.clamp(desk.now + 1, desk.now + 30_000);
                 desk.settle();
             }
