@@ -28,6 +28,10 @@ later:
 sim steps="10000000":
     QMQ_STEPS={{steps}} cargo test --locked -p qmq-sim --test it -- --nocapture promises_hold
 
+# The same for the delay server: power cuts, a faulty link, cancellations that race.
+sim-delay steps="10000000":
+    QMQ_STEPS={{steps}} cargo test --locked -p qmq-sim --test it -- --nocapture delayed_messages_are
+
 # Real processes, kill -9, the Java client (needs a JDK and Maven).
 e2e *filter:
     cargo build --locked --workspace --all-targets

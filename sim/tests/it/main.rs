@@ -1,6 +1,8 @@
 //! Random worlds by seed. `QMQ_SEED` sets the first one and `QMQ_STEPS` how many steps are taken in
 //! all (`just sim` takes ten million); a seed alone repeats its world.
 
+mod delay;
+
 use std::env;
 
 use qmq_sim::{Broken, Sabotage, Settings, Summary, World};
