@@ -1,6 +1,7 @@
 //! What became of messages that are not simply pending (pure).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
@@ -90,6 +91,13 @@ impl Book {
 
     fn is_buried(&self, sequence: u64) -> bool {
         sequence < self.first_held || self.buried.contains(sequence)
+    }
+
+    /// Whether nothing in this range is done, or gone.
+    pub(crate) fn holds_all(&self, sequences: RangeInclusive<u64>) -> bool {
+        *sequences.start() >= self.first_held
+            && self.done.range_cardinality(sequences.clone()) == 0
+            && self.buried.range_cardinality(sequences) == 0
     }
 
     /// How many messages are not done.

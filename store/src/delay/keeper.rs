@@ -166,7 +166,21 @@ impl DelayKeeper {
             .clone()
     }
 
-    fn next_number(&self) -> u64 {
+    /// Where runs are written.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Makes runs live of which no log knows.
+    pub(crate) fn add(&self, new: Vec<(Arc<DelayRun>, Slot)>) -> Result<(), Error> {
+        self.install(Change {
+            new,
+            ..Change::default()
+        })
+    }
+
+    /// A number for a new run.
+    pub(crate) fn next_number(&self) -> u64 {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         manifest.next_number += 1;
         manifest.next_number - 1

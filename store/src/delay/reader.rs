@@ -8,6 +8,7 @@ use qmq_model::{Subject, UnixMillis};
 
 use crate::delay::book::{HOUR_MS, State as Fate};
 use crate::delay::browse::Browse;
+use crate::delay::count::is_not_done;
 use crate::delay::entry::{
     AcceptSequence, DelaySubject, DelayedMessage, EntryState, Found, Key, Listed, LoadCursor,
     Pending,
@@ -68,7 +69,7 @@ pub struct DelayStats {
 /// Finds and reads visible messages. Every call but those that say so may block on the disk.
 #[derive(Clone)]
 pub struct DelayReader {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl DelayReader {
@@ -163,24 +164,6 @@ impl DelayReader {
             }
         }
         Ok(resume)
-    }
-
-    /// How many messages are not done, of one subject or of all, due in `due`. Reads the index of
-    /// that range.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn count(&self, subject: Option<&Subject>, due: Range<UnixMillis>) -> Result<u64, Error> {
-        let Some(wanted) = self.wanted(subject) else {
-            return Ok(0);
-        };
-        let mut count = 0;
-        self.browse(due.start, due.end, None, usize::MAX, |pending, state| {
-            let is_taken = is_not_done(state) && wanted.is_none_or(|id| id == pending.subject);
-            count += u64::from(is_taken);
-            is_taken
-        })?;
-        Ok(count)
     }
 
     /// `None` when the subject is not known; `Some(None)` when none is asked for.
@@ -359,13 +342,6 @@ impl DelayReader {
         }
         Ok(None)
     }
-}
-
-fn is_not_done(state: Fate) -> bool {
-    matches!(
-        state,
-        Fate::Is(EntryState::Pending | EntryState::Dispatching)
-    )
 }
 
 /// The message in a record, if it is the one with this key.

@@ -2,10 +2,13 @@
 //! what it hit, and nothing else.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use qmq_model::{Clock, Subject, UnixMillis};
-use qmq_store::{DelayReadError, DelayReader, DelayWriter, EntryState, FlushMode, Pending};
+use qmq_store::{
+    DelayReadError, DelayReader, DelayStore, DelayWriter, EntryState, FlushMode, Pending,
+};
 
 use crate::delay::{done, live};
 use crate::delay_world::{DelayWorld, FAR, delayed};
@@ -248,6 +251,67 @@ fn a_run_that_cannot_be_opened_is_kept_and_reported() {
     let opened = world.try_open().unwrap();
     assert!(opened.report.runs_damaged.is_empty());
     assert_eq!(load(&opened.reader), placed);
+}
+
+#[test]
+fn counts_are_exact_with_and_without_finished_messages() {
+    let mut world = world();
+    let placed = fill(&mut world, 400, HOUR);
+    let subject = Subject::new("s").unwrap();
+    let range = placed[40].due..placed[390].due;
+    let count =
+        |world: &DelayWorld, of: Option<&Subject>| world.reader().count(of, range.clone()).unwrap();
+    assert_eq!(
+        (count(&world, None), count(&world, Some(&subject))),
+        (350, 350)
+    );
+    deliver(world.writer(), &placed[100..130]);
+    assert_eq!(
+        (count(&world, None), count(&world, Some(&subject))),
+        (320, 320)
+    );
+    settle(&mut world, 3);
+    assert_eq!(
+        (count(&world, None), count(&world, Some(&subject))),
+        (320, 320)
+    );
+}
+
+#[test]
+fn an_import_is_a_store_like_any_other() {
+    let mut world = DelayWorld::new(1, FlushMode::Sync);
+    let now = world.clock.now().0;
+    let message = |number: i64| delayed("s", &format!("id-{number}"), now + number * HOUR, 20);
+    let import = |world: &DelayWorld, numbers: &[i64]| {
+        let fs = Arc::new(world.fs.clone());
+        let clock = Arc::new(world.clock.clone());
+        let root = Path::new("/delay");
+        let messages = numbers.iter().copied().map(message);
+        DelayStore::import(fs, root, world.config.clone(), clock, messages)
+    };
+    let numbers: Vec<i64> = (0..1000).collect();
+    assert_eq!(import(&world, &numbers).unwrap(), 1000);
+    let opened = world.try_open().unwrap();
+    assert_eq!(
+        (opened.report.pending, load(&opened.reader).len()),
+        (1000, 1000)
+    );
+    world.adopt_store(opened);
+    let subject = Subject::new("s").unwrap();
+    let found = world.reader().find(&subject, b"id-777").unwrap();
+    assert_eq!(found[0].entry.due.0, now + 777 * HOUR);
+    let next = fill(&mut world, 30, HOUR);
+    assert_eq!(next[0].sequence.0, 1001);
+    let all = load(world.reader());
+    deliver(world.writer(), &all[..900]);
+    settle(&mut world, 5);
+    assert_eq!(load(world.reader()), &all[900..]);
+    assert!(world.reader().stats().in_runs < 400);
+    done(world.end(End::PowerCut));
+    assert_eq!(load(&world.try_open().unwrap().reader), &all[900..]);
+    assert!(import(&world, &[1]).is_err(), "it is not new");
+    let other = DelayWorld::new(2, FlushMode::Sync);
+    assert!(import(&other, &[2, 1]).is_err(), "they are not in order");
 }
 
 #[test]
