@@ -83,6 +83,8 @@ pub struct Metrics {
     pub pending: Family<Range, Gauge>,
     /// How long the oldest overdue message is overdue.
     pub oldest_overdue_seconds: Gauge,
+    /// Messages dropped because of `overdue.drop.days`, since the store was created.
+    pub dropped: Gauge,
     /// Messages in the wheel.
     pub loaded: Gauge,
     /// Due messages that wait in memory.
@@ -118,6 +120,7 @@ impl Metrics {
             upkeep_seconds: times(),
             pending: Family::default(),
             oldest_overdue_seconds: Gauge::default(),
+            dropped: Gauge::default(),
             loaded: Gauge::default(),
             queued: Gauge::default(),
             requests: Family::default(),
@@ -159,6 +162,11 @@ impl Metrics {
                 "qmq_oldest_overdue_seconds",
                 "How long the oldest overdue message is overdue",
                 &self.oldest_overdue_seconds,
+            ),
+            (
+                "qmq_messages_dropped",
+                "Messages dropped as overdue for too long, ever",
+                &self.dropped,
             ),
             ("qmq_messages_loaded", "Messages in the wheel", &self.loaded),
             (
@@ -270,6 +278,8 @@ impl Metrics {
             let gauge = self.pending.get_or_create(&Range { due });
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
+        self.dropped
+            .set(i64::try_from(stats.expired).unwrap_or(i64::MAX));
     }
 }
 
@@ -304,4 +314,38 @@ impl Gauges {
 
 fn gauge(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pending_messages_are_counted_by_when_they_are_due() {
+        let hour = |hours: i64| UnixMillis(hours * 3_600_000);
+        let metrics = Metrics::register(&qmq_daemon::metrics::Metrics::default());
+        // Half past ten: the hour that goes on is not over.
+        let now = hour(10).plus(HOUR / 2);
+        let by_hour = [
+            (2, 1),
+            (9, 2),
+            (10, 4),
+            (11, 8),
+            (33, 16),
+            (35, 32),
+            (5_000, 64),
+        ];
+        let stats = DelayStats {
+            by_hour: by_hour.map(|(at, count)| (hour(at), count)).into(),
+            expired: 3,
+            ..DelayStats::default()
+        };
+        metrics.set_pending(&stats, now);
+        let shown = RANGES.map(|(due, _)| metrics.pending.get_or_create(&Range { due }).get());
+        assert_eq!(shown, [3, 4, 24, 32, 64]);
+        assert_eq!(metrics.dropped.get(), 3);
+        metrics.set_pending(&DelayStats::default(), now);
+        let shown = RANGES.map(|(due, _)| metrics.pending.get_or_create(&Range { due }).get());
+        assert_eq!(shown, [0; 5]);
+    }
 }
