@@ -2,6 +2,7 @@
 //!
 //! `docs/delay-store-format.md` describes every byte and what is promised after a crash.
 
+mod batch;
 pub(crate) mod book;
 mod browse;
 mod checkpoint;

@@ -93,6 +93,17 @@ impl Book {
         sequence < self.first_held || self.buried.contains(sequence)
     }
 
+    /// What merges go by, once a checkpoint with it is durable: what is done, the counts, and up
+    /// to which number.
+    pub(crate) fn durable_part(&self) -> Self {
+        Self {
+            next: self.next,
+            done: self.done.clone(),
+            by_hour: self.by_hour.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing in this range is done, or gone.
     pub(crate) fn holds_all(&self, sequences: RangeInclusive<u64>) -> bool {
         *sequences.start() >= self.first_held

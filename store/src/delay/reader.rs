@@ -270,13 +270,7 @@ impl DelayReader {
         Ok(found)
     }
 
-    /// Reads messages with their payloads and checks them: one result for each of `wanted`, in
-    /// that order.
-    pub fn read(&self, wanted: &[Pending], out: &mut Vec<Result<DelayedMessage, DelayReadError>>) {
-        out.extend(wanted.iter().map(|pending| self.read_one(pending)));
-    }
-
-    fn read_one(&self, pending: &Pending) -> Result<DelayedMessage, DelayReadError> {
+    pub(super) fn read_one(&self, pending: &Pending) -> Result<DelayedMessage, DelayReadError> {
         let (sequence, due) = (pending.sequence.0, pending.due);
         for _ in 0..ATTEMPTS_MAX {
             let (spot, runs) = {
@@ -345,7 +339,7 @@ impl DelayReader {
 }
 
 /// The message in a record, if it is the one with this key.
-fn decode(record: &Bytes, key: Key) -> Option<DelayedMessage> {
+pub(super) fn decode(record: &Bytes, key: Key) -> Option<DelayedMessage> {
     let view = RecordView::decode(record).filter(|view| view.key == key)?;
     Some(DelayedMessage {
         sequence: AcceptSequence(view.key.sequence),

@@ -276,10 +276,14 @@ impl DelayRun {
         self.entries.lower_bound(&self.file, &key.encode(), cache)
     }
 
+    /// Whether a message with this key could be in the run.
+    pub(crate) fn may_hold(&self, key: Key) -> bool {
+        self.due().contains(&key.due) && self.sequences().contains(&key.sequence)
+    }
+
     /// The message with this key.
     pub(crate) fn get(&self, key: Key, cache: &BlockCache) -> Result<Option<Entry>, Error> {
-        let may_hold = self.due().contains(&key.due) && self.sequences().contains(&key.sequence);
-        if !may_hold {
+        if !self.may_hold(key) {
             return Ok(None);
         }
         let found = self.entry_at(self.rank(key, cache)?, cache)?;

@@ -154,17 +154,11 @@ impl DelayWriter {
             positions: self.logs.durable(),
             time: self.clock.now(),
         };
+        self.forget_what_is_gone();
         let (bytes, book) = {
-            let state = &mut *self.shared.write();
-            if let Some(first) = self.chores.keeper.first_sequence(&state.runs) {
-                let tables = state.frozen.iter().map(AsRef::as_ref);
-                let tables = tables.chain([&state.table]).map(Table::first_sequence);
-                let hidden = self.unpublished.iter().map(|(key, ..)| key.sequence);
-                let first = tables.chain(hidden).fold(first, u64::min);
-                state.book.forget_below(first);
-            }
+            let state = self.shared.read();
             let bytes = head.encode(self.store, state.subjects.names(), &state.book);
-            (bytes, state.book.clone())
+            (bytes, state.book.durable_part())
         };
         delay_checkpoint::save(self.fs.as_ref(), &self.root, head.number, &bytes)?;
         self.chores.keeper.set_checkpointed(head.positions, book);
@@ -172,6 +166,19 @@ impl DelayWriter {
         self.checkpoint_positions = head.positions;
         self.checkpoint_at = head.time;
         checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)
+    }
+
+    /// Forgets finished messages with lower numbers than anything that is held.
+    fn forget_what_is_gone(&self) {
+        let state = &mut *self.shared.write();
+        let Some(first) = self.chores.keeper.first_sequence(&state.runs) else {
+            return;
+        };
+        let tables = state.frozen.iter().map(AsRef::as_ref);
+        let tables = tables.chain([&state.table]).map(Table::first_sequence);
+        let hidden = self.unpublished.iter().map(|(key, ..)| key.sequence);
+        let first = tables.chain(hidden).fold(first, u64::min);
+        state.book.forget_below(first);
     }
 
     /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.

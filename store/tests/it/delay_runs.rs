@@ -315,6 +315,41 @@ fn an_import_is_a_store_like_any_other() {
 }
 
 #[test]
+fn a_start_reads_no_more_for_more_messages() {
+    let bytes_read_by_a_start = |count: i64| {
+        let world = DelayWorld::new(1, FlushMode::Sync);
+        let now = world.clock.now().0;
+        // All within some slots, so that there are as many runs.
+        let message = |at: i64| delayed("s", &format!("id-{at}"), now + at * 9_000 / count, 20);
+        let (fs, clock) = (Arc::new(world.fs.clone()), Arc::new(world.clock.clone()));
+        let (root, config) = (Path::new("/delay"), world.config.clone());
+        DelayStore::import(fs, root, config, clock, (0..count).map(message)).unwrap();
+        let before = world.fs.stats().bytes_read;
+        let opened = world.try_open().unwrap();
+        assert_eq!(opened.report.pending, u64::try_from(count).unwrap());
+        world.fs.stats().bytes_read - before
+    };
+    let (few, many) = (bytes_read_by_a_start(300), bytes_read_by_a_start(30_000));
+    assert!(many < few + 4096, "{few} bytes for few, {many} for many");
+}
+
+#[test]
+fn messages_are_read_in_any_order() {
+    let mut world = world();
+    let placed = fill(&mut world, 200, HOUR / 3);
+    let mut wanted = placed.clone();
+    wanted.extend(placed.iter().rev().step_by(3));
+    wanted.extend(placed.iter().step_by(20));
+    wanted.extend(&placed[190..]);
+    let mut read = Vec::new();
+    world.reader().read(&wanted, &mut read);
+    assert_eq!(read.len(), wanted.len());
+    for (wanted, read) in wanted.iter().zip(read) {
+        assert_eq!(read.unwrap().sequence, wanted.sequence);
+    }
+}
+
+#[test]
 fn without_its_manifest_a_store_is_not_opened() {
     let mut world = world();
     fill(&mut world, 100, HOUR);
