@@ -24,6 +24,8 @@ const MIB: u64 = 1024 * 1024;
 const BROKER_RESIDENT_MAX: u64 = 192 * MIB;
 /// The same for a metaserver, which keeps no messages.
 const METASERVER_RESIDENT_MAX: u64 = 192 * MIB;
+/// The same for a delay server.
+const DELAY_SERVER_RESIDENT_MAX: u64 = 192 * MIB;
 /// How long a server may take to let go of connections that ended.
 const RELEASE_MAX: Duration = Duration::from_secs(60);
 /// Descriptors that come and go by themselves: files of the store, connections of the database.
@@ -39,30 +41,35 @@ struct Scene {
     runtime: Runtime,
     metaserver: SocketAddr,
     broker: SocketAddr,
+    delay_server: SocketAddr,
     good: Option<Neighbour>,
 }
 
-/// Which of the two servers.
+/// Which of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Broker,
+    DelayServer,
     Metaserver,
 }
 
-const TARGETS: [Target; 2] = [Target::Broker, Target::Metaserver];
+const TARGETS: [Target; 3] = [Target::Broker, Target::DelayServer, Target::Metaserver];
 
 impl Scene {
     fn new() -> Self {
         let mut cluster = Cluster::with_broker().unwrap();
+        cluster.add_delay_server("d1", &[]).unwrap();
         let runtime = Runtime::new().unwrap();
         let metaserver = cluster.metaserver.address("tcp").unwrap();
         let broker = cluster.broker().server.address("tcp").unwrap();
+        let delay_server = cluster.delay_server().server.address("tcp").unwrap();
         let good = Neighbour::start(runtime.handle(), metaserver, broker).unwrap();
         Self {
             cluster,
             runtime,
             metaserver,
             broker,
+            delay_server,
             good: Some(good),
         }
     }
@@ -70,6 +77,7 @@ impl Scene {
     fn address(&self, target: Target) -> SocketAddr {
         match target {
             Target::Broker => self.broker,
+            Target::DelayServer => self.delay_server,
             Target::Metaserver => self.metaserver,
         }
     }
@@ -77,6 +85,7 @@ impl Scene {
     fn server(&mut self, target: Target) -> &Server {
         match target {
             Target::Broker => &self.cluster.broker().server,
+            Target::DelayServer => &self.cluster.delay_server().server,
             Target::Metaserver => &self.cluster.metaserver,
         }
     }
@@ -136,6 +145,7 @@ impl Scene {
         let noticed = self.good.take().unwrap().stop().unwrap();
         for (target, most) in [
             (Target::Broker, broker_max),
+            (Target::DelayServer, DELAY_SERVER_RESIDENT_MAX),
             (Target::Metaserver, metaserver_max),
         ] {
             self.newcomer_is_served(target);

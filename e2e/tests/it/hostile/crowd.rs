@@ -76,7 +76,7 @@ fn two_gibibytes_announced_a_thousand_times_are_refused_at_once() {
 /// The largest body that a server takes.
 fn body_max(target: Target) -> i32 {
     match target {
-        Target::Broker => 16 * 1024 * 1024,
+        Target::Broker | Target::DelayServer => 16 * 1024 * 1024,
         Target::Metaserver => 256 * 1024,
     }
 }

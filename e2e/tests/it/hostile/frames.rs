@@ -34,15 +34,15 @@ enum Outcome {
 }
 
 fn expected(name: &str, target: Target) -> Outcome {
-    let is_broker = target == Target::Broker;
     match name.strip_prefix("malformed_").unwrap() {
         "bad_magic" | "header_size_16" | "header_size_20" | "total_max" | "total_too_small" => {
             Outcome::Closed
         }
         "response_flag" => Outcome::Silence,
-        // Nobody sends, pulls or acks at a metaserver.
+        // Nobody sends, pulls or acks at a metaserver, nor pulls or acks at a delay server.
         "unknown_code_9999" => Outcome::Code(3),
-        _ if !is_broker => Outcome::Code(3),
+        _ if target == Target::Metaserver => Outcome::Code(3),
+        name if target == Target::DelayServer && !name.starts_with("send") => Outcome::Code(3),
         "pull_truncated"
         | "pull_unknown_filter"
         | "ack_v9_without_broadcast_byte"
