@@ -29,6 +29,11 @@ const OPERATORS: u64 = 16;
 const AHEAD: Duration = Duration::from_millis(150);
 /// Cancels come this close to the due time, before and behind it.
 const RACE_MS: i64 = 10;
+/// Far enough ahead for an answer before it is due, and when that is asked for, before the due time.
+const IN_TIME: Duration = Duration::from_secs(3);
+const IN_TIME_MS: i64 = 2_900;
+/// So long after the due time a message is on its way.
+const TOO_LATE_MS: i64 = 500;
 /// How far a message is moved: long enough to tell that it came at its old time.
 const MOVED: Duration = Duration::from_secs(2);
 /// Long after the test.
@@ -196,10 +201,15 @@ fn send_and_meddle(
     delay_server: SocketAddr,
     random: &mut SmallRng,
 ) -> (String, Answer) {
-    let (id, due) = later.send_one(AHEAD, random);
-    let moment = due.0 + random.random_range(-RACE_MS..=RACE_MS);
+    // Some are in time and some too late, also on a machine that is busy; the others race.
+    let (ahead, distance) = match random.random_range(0..6) {
+        0 => (IN_TIME, -IN_TIME_MS),
+        1 => (AHEAD, TOO_LATE_MS),
+        _ => (AHEAD, random.random_range(-RACE_MS..=RACE_MS)),
+    };
+    let (id, due) = later.send_one(ahead, random);
+    let moment = due.0 + distance;
     let ahead = moment - SystemClock.now().0;
-    // The race is for the moment at which it is due.
     thread::sleep(Duration::from_millis(ahead.try_into().unwrap_or(0)));
     // Without an answer it is not known what became of it: asked again when the server is there.
     let is_moved = random.random_ratio(1, 3);
