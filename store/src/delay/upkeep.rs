@@ -16,6 +16,12 @@ use crate::flush::{self, CHECKPOINT_INTERVAL};
 use crate::format::ABORT;
 use crate::log::pair::put_off;
 
+/// Time between two checkpoints, however much there is to do.
+const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Runs that the write-ahead log may grow by before a checkpoint comes sooner.
+const CHECKPOINT_RUNS: u64 = 4;
+/// Segments that the dispatch log may grow by before a checkpoint comes sooner.
+const CHECKPOINT_SEGMENTS: u64 = 2;
 /// How often overdue messages are looked for that are to be dropped.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(10);
 /// Most tables that wait to become runs before who appends waits too.
@@ -63,9 +69,22 @@ impl DelayWriter {
         Ok(waits.into_iter().flatten().min())
     }
 
+    /// A start reads what was written since the checkpoint: when that is much, it comes sooner.
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
-        let is_changed = self.checkpoint_positions != self.logs.written();
-        is_changed.then(|| flush::left(CHECKPOINT_INTERVAL, self.checkpoint_at, now))
+        let written = self.logs.written();
+        let [messages, dispatches] =
+            [0, 1].map(|log| written[log] - self.checkpoint_positions[log]);
+        if messages == 0 && dispatches == 0 {
+            return None;
+        }
+        let is_much = messages > CHECKPOINT_RUNS * self.config.run_bytes
+            || dispatches > CHECKPOINT_SEGMENTS * self.config.dispatch_segment_bytes;
+        let interval = if is_much {
+            CHECKPOINT_INTERVAL_MIN
+        } else {
+            CHECKPOINT_INTERVAL
+        };
+        Some(flush::left(interval, self.checkpoint_at, now))
     }
 
     /// Drops messages that are overdue for longer than the limit, if there is one.
@@ -97,7 +116,10 @@ impl DelayWriter {
                 tracing::warn!(count, ?limit, "messages were overdue for too long: dropped");
             }
             Err(AppendError::Failed(error)) => return Err(error),
-            Err(error) => tracing::warn!(%error, "overdue messages are not dropped yet"),
+            Err(error) => {
+                tracing::warn!(%error, "overdue messages are not dropped yet");
+                return Ok(Some(EXPIRE_INTERVAL));
+            }
         }
         if more.is_some() {
             self.expired_at = None;

@@ -10,6 +10,8 @@ use qmq_store::{
     DelayReadError, DelayReader, DelayStore, DelayWriter, EntryState, FlushMode, Pending,
 };
 
+use rand::Rng;
+
 use crate::delay::{done, live};
 use crate::delay_world::{DelayWorld, FAR, delayed};
 use crate::power_cut::{fail, first_seed};
@@ -346,6 +348,80 @@ fn messages_are_read_in_any_order() {
     assert_eq!(read.len(), wanted.len());
     for (wanted, read) in wanted.iter().zip(read) {
         assert_eq!(read.unwrap().sequence, wanted.sequence);
+    }
+}
+
+#[test]
+fn much_that_happens_brings_a_checkpoint_sooner() {
+    let mut world = world();
+    world.config.run_bytes = 2000;
+    let checkpoints = |world: &DelayWorld| {
+        let path = |number: u64| PathBuf::from(format!("/delay/checkpoint/base.{number:020}"));
+        (1..100).rfind(|number| world.fs.peek(&path(*number)).is_some())
+    };
+    let before = checkpoints(&world);
+    fill(&mut world, 200, HOUR);
+    assert_eq!(checkpoints(&world), before, "no time went by");
+    world.clock.advance(Duration::from_millis(1500));
+    let now = world.clock.now();
+    world.writer().tick(now).unwrap();
+    assert!(checkpoints(&world) > before);
+}
+
+/// One byte in the segments of a log that is not a zero, of those in front of `end`.
+fn rot(world: &mut DelayWorld, folder: &str, segment_bytes: u64, end: u64) -> bool {
+    let at = world.rng.random_range(0..end);
+    let base = at - at % segment_bytes;
+    let path = PathBuf::from(format!("/delay/{folder}/{base:020}"));
+    world
+        .fs
+        .rot(&path, at - base, 1 << world.rng.random_range(0..8))
+}
+
+#[test]
+fn damage_in_the_logs_is_reported_and_costs_what_it_hit() {
+    let first = first_seed();
+    for seed in first..first + 40 {
+        let mut world = DelayWorld::new(seed, FlushMode::Sync);
+        world.config.run_bytes = 1 << 20;
+        done(world.open(End::Close));
+        let placed = fill(&mut world, 60, HOUR);
+        let mut begun = Vec::new();
+        world
+            .writer()
+            .begin("g", &placed[..20], &mut begun)
+            .unwrap();
+        world.writer().commit().unwrap();
+        // Stated to be durable: else a damaged end counts as torn.
+        world.clock.advance(Duration::from_millis(200));
+        let now = world.clock.now();
+        world.writer().tick(now).unwrap();
+        done(world.end(End::Kill));
+        // Sixty records of some ninety bytes, and one of the dispatch log.
+        let (messages, dispatches) = (4096, 2048);
+        let is_hit = if seed % 2 == 0 {
+            rot(&mut world, "message_log", messages, 5000)
+        } else {
+            rot(&mut world, "dispatch_log", dispatches, 300)
+        };
+        assert!(is_hit, "QMQ_SEED={seed}");
+        let mut opened = world.try_open().unwrap();
+        let report = &opened.report;
+        assert!(report.damage_count > 0, "QMQ_SEED={seed}: {report:?}");
+        let left = load(&opened.reader).len() + opened.begun.len();
+        if seed % 2 == 0 {
+            // One record; a broken length may hide where the next one begins, not the one behind.
+            assert!((57..60).contains(&left), "QMQ_SEED={seed}: {left} left");
+            assert!(report.sequences_raised > 0);
+        } else {
+            // What is not known to be begun is pending: sent again rather than lost.
+            assert_eq!(left, 60, "QMQ_SEED={seed}");
+        }
+        let new = delayed("s", "new", 5, 1);
+        let mut again = Vec::new();
+        opened.writer.accept(&[new], &mut again).unwrap();
+        assert!(again[0].sequence > placed[59].sequence);
+        opened.writer.close().unwrap();
     }
 }
 
