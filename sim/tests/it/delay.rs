@@ -1,6 +1,8 @@
 //! Random worlds of a delay server. `QMQ_SEED` and `QMQ_STEPS` as for those of a broker (`just
 //! sim-delay` takes ten million steps).
 
+use std::thread;
+
 use qmq_sim::{Broken, DelaySabotage, DelaySettings, DelaySummary, DelayWorld};
 
 use super::number;
@@ -20,10 +22,22 @@ fn first_seed() -> u64 {
     number("QMQ_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()))
 }
 
+/// Names the world in which something panicked.
+struct World(u64);
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("repeat with QMQ_SEED={}", self.0);
+        }
+    }
+}
+
 fn run(settings: DelaySettings) -> DelaySummary {
+    let _world = World(settings.seed);
     match DelayWorld::new(settings).run(STEPS_PER_WORLD) {
         Ok(summary) => summary,
-        Err(broken) => panic!("{broken}; repeat with QMQ_SEED={}", settings.seed),
+        Err(broken) => panic!("{broken}"),
     }
 }
 
