@@ -158,8 +158,7 @@ impl Merge<'_> {
                 continue;
             }
             let slot = slot_of(key.due, self.now);
-            // Slots rise by their ends.
-            let at = outputs.partition_point(|(of, _)| of.end < slot.end);
+            let at = outputs.partition_point(|(of, _)| of.rank() < slot.rank());
             outputs[at].1.add_id(hash, key)?;
             self.check_stop()?;
         }

@@ -1,5 +1,7 @@
 //! How runs are cut by due time, and which to merge (pure).
 
+use std::cmp::Reverse;
+
 use crate::run::tiers;
 
 const HOUR: i64 = 3_600_000;
@@ -17,6 +19,13 @@ const BYTES_MAX: u64 = 4 << 30;
 pub(crate) struct Slot {
     pub(crate) begin: i64,
     pub(crate) end: i64,
+}
+
+impl Slot {
+    /// Rises with the due times of a merge. A day may end with its last hour: the hour is first.
+    pub(crate) fn rank(self) -> (i64, Reverse<i64>) {
+        (self.end, Reverse(self.begin))
+    }
 }
 
 /// The slot of runs that were not cut by due time yet.
@@ -87,6 +96,25 @@ mod tests {
         Slot {
             begin,
             end: begin + width,
+        }
+    }
+
+    #[test]
+    fn ranks_rise_with_the_due_time_wherever_the_day_stands() {
+        let minute = HOUR / 60;
+        for late in 0..150 {
+            let now = NOW + late * 10 * minute;
+            for edge in [now + DAY, now + MONTH] {
+                let dues = (-200..400).map(|step| edge + step * 7 * minute);
+                let slots: Vec<Slot> = dues.map(|due| slot_of(due, now)).collect();
+                for pair in slots.windows(2) {
+                    let is_same = pair[0] == pair[1];
+                    assert!(
+                        is_same || pair[0].rank() < pair[1].rank(),
+                        "{now}: {pair:?}"
+                    );
+                }
+            }
         }
     }
 
