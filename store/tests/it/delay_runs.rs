@@ -411,8 +411,9 @@ fn damage_in_the_logs_is_reported_and_costs_what_it_hit() {
         let left = load(&opened.reader).len() + opened.begun.len();
         if seed % 2 == 0 {
             // One record; a broken length may hide where the next one begins, not the one behind.
-            assert!((57..60).contains(&left), "QMQ_SEED={seed}: {left} left");
-            assert!(report.sequences_raised > 0);
+            // None when it was between the records, at the end of a segment.
+            assert!((57..=60).contains(&left), "QMQ_SEED={seed}: {left} left");
+            assert!(left == 60 || report.sequences_raised > 0, "QMQ_SEED={seed}");
         } else {
             // What is not known to be begun is pending: sent again rather than lost.
             assert_eq!(left, 60, "QMQ_SEED={seed}");
