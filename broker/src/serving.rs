@@ -1,12 +1,11 @@
 //! The parts of a broker that clients talk to, and their orderly end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use qmq_daemon::member;
+use qmq_daemon::{member, thread};
 use qmq_model::Clock;
 use qmq_remoting::{DrainReport, Server};
 use qmq_store::{Error, Opened};
@@ -88,7 +87,8 @@ impl Serving {
         // Nobody else sets it.
         let _ = late.set(shards.clone());
         let writer = Writer::new(writer, reader, Arc::clone(&inbox), waiting, metrics, clock);
-        let writer = spawn(writer).context("cannot start the writer's thread")?;
+        let writer = thread::spawn("qmq-writer", || writer.run())
+            .context("cannot start the writer's thread")?;
         let may_write = Arc::clone(&writable);
         let broker = Broker::new(config, shards, &around, may_write, env_rules);
         let served = server.serve(Arc::new(broker), stop_server.clone(), config.drain);
@@ -128,14 +128,4 @@ impl member::Serving for Serving {
         let closed = self.writer.await.context("the writer thread ended")?;
         closed.context("closing the store failed")
     }
-}
-
-/// Starts the writer's thread. If it panics, the sender is dropped and the broker stops.
-fn spawn(writer: Writer) -> io::Result<oneshot::Receiver<Result<(), Error>>> {
-    let (tell, told) = oneshot::channel();
-    let run = move || drop(tell.send(writer.run()));
-    std::thread::Builder::new()
-        .name("qmq-writer".to_owned())
-        .spawn(run)?;
-    Ok(told)
 }

@@ -20,6 +20,7 @@ pub mod receive;
 pub mod registration;
 pub mod settings;
 pub mod shutdown;
+pub mod thread;
 pub mod tokens;
 
 pub use failure::{FailureKind, StartError};

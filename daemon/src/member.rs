@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -77,6 +77,28 @@ pub fn flush_interval(settings: &Settings) -> Result<Option<Duration>, SettingsE
         "async" => Ok(Some(Duration::from_millis(interval))),
         _ => Err(settings.invalid("flush.disk.type", "neither sync nor async".to_owned())),
     }
+}
+
+/// Opens the store in folder `root` (`store.root`), which may take a while.
+///
+/// # Errors
+/// When `open` fails.
+pub async fn open_store<T, E>(
+    root: PathBuf,
+    open: impl FnOnce(&Path) -> Result<T, E> + Send + 'static,
+) -> Result<T, StartError>
+where
+    T: Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let place = root.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || open(&root)).await;
+    let opened = opened
+        .context("opening the store was interrupted")
+        .and_then(|opened| {
+            opened.with_context(|| format!("cannot open the store in {place} (store.root)"))
+        });
+    opened.map_err(|error| StartError::new(FailureKind::Store, error))
 }
 
 /// What clients talk to, and its orderly end.

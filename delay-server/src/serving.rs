@@ -1,13 +1,12 @@
 //! The parts of a delay server, and their orderly end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use qmq_client::RouteFinder;
-use qmq_daemon::member;
+use qmq_daemon::{member, thread};
 use qmq_model::{Clock, UnixMillis};
 use qmq_remoting::{DrainReport, Pool, PoolConfig, Server};
 use qmq_store::{DelayOpened, DelayReader, Error};
@@ -102,8 +101,8 @@ impl Serving {
             config.wait_slave,
         );
         let drain = config.drain;
-        let writer = spawn("qmq-writer", || writer.run())?;
-        let scheduler = spawn("qmq-scheduler", move || scheduler.run(drain))?;
+        let writer = thread::spawn("qmq-writer", || writer.run())?;
+        let scheduler = thread::spawn("qmq-scheduler", move || scheduler.run(drain))?;
         let look = look_at_store(reader.clone(), Arc::clone(&metrics), Arc::clone(&clock));
         // Ends with the server.
         tokio::spawn(stop_server.clone().run_until_cancelled_owned(look));
@@ -227,16 +226,4 @@ async fn look_at_store(reader: DelayReader, metrics: Arc<Metrics>, clock: Arc<dy
         let _ = looked.await;
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Starts a thread. If it panics, the sender is dropped and the server stops.
-fn spawn<T: Send + 'static>(
-    name: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<oneshot::Receiver<T>> {
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || drop(tell.send(run())))?;
-    Ok(told)
 }

@@ -1,5 +1,6 @@
 //! Options of a store, with their bounds.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -30,6 +31,22 @@ pub enum FlushMode {
         /// Longest time written bytes stay unsynced. The reference uses 500 ms.
         interval: Duration,
     },
+}
+
+impl fmt::Display for FlushMode {
+    /// What it means for whoever gets an answer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sync => f.write_str("sync: acknowledged means on disk"),
+            Self::Async { interval } => {
+                let millis = interval.as_millis();
+                write!(
+                    f,
+                    "ASYNC: a power cut may lose the last {millis} ms of acknowledged messages"
+                )
+            }
+        }
+    }
 }
 
 /// Who zeroes ahead, and who syncs the second and third file of a commit.
