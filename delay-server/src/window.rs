@@ -79,6 +79,8 @@ pub struct Window<C> {
     last: Kind,
     /// Nothing is read before.
     retry_at: Option<UnixMillis>,
+    /// The latest time since the last look at what to read.
+    seen: UnixMillis,
 }
 
 impl<C: Clone> Window<C> {
@@ -94,6 +96,7 @@ impl<C: Clone> Window<C> {
             under_way: None,
             last: Kind::Pass,
             retry_at: None,
+            seen: now,
         }
     }
 
@@ -132,6 +135,12 @@ impl<C: Clone> Window<C> {
     /// What to read from the store next; answered by [`Self::loaded`] or [`Self::load_failed`]
     /// before there is another. `overdue_room` is how many overdue messages find room.
     pub fn next_load(&mut self, now: UnixMillis, overdue_room: usize) -> Option<Load<C>> {
+        if now < self.seen {
+            // The clock was set back. Of what left the wheel meanwhile some may be in the store
+            // only: it is read again.
+            self.leave(now, self.seen);
+        }
+        self.seen = now;
         if self.under_way.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -199,6 +208,7 @@ impl<C: Clone> Window<C> {
     /// Moves up to `max` messages that are due at `now` to the end of `out`. When it moved `max`,
     /// there may be more.
     pub fn pop_due(&mut self, now: UnixMillis, max: usize, out: &mut Vec<Pending>) {
+        self.seen = self.seen.max(now);
         self.wheel.pop_due(now, max, out);
     }
 
@@ -472,6 +482,24 @@ mod tests {
         assert!(desk.pop().is_empty());
         desk.now = 9000;
         assert_eq!(desk.pop(), [entry(9000, 1)]);
+    }
+
+    #[test]
+    fn what_was_left_is_not_forgotten_when_the_clock_is_set_back() {
+        let mut desk = Desk::new(0, vec![entry(3000, 0), entry(8000, 1)]);
+        desk.settle();
+        desk.now = 8000;
+        assert_eq!(desk.pop().len(), 2);
+        // There was no room for either, and it is said after the clock was set back.
+        desk.now = 5000;
+        desk.window
+            .read_again(UnixMillis(3000), UnixMillis(desk.now));
+        desk.out.clear();
+        desk.settle();
+        assert_eq!(desk.out, BTreeSet::from([0]));
+        desk.now = 8000;
+        desk.settle();
+        assert_eq!(desk.out, BTreeSet::from([0, 1]));
     }
 
     #[test]
