@@ -119,11 +119,14 @@ pub(crate) struct DelayWorld {
 
 impl DelayWorld {
     pub(crate) fn new(seed: u64, flush: FlushMode) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        // Any time of day, and any day of the 30 that runs are cut by.
+        let begin = rng.random_range(1_000..100_000) * MINUTE;
         Self {
             fs: FaultyFs::new(seed),
-            rng: SmallRng::seed_from_u64(seed),
+            rng,
             config: DelayConfig { flush, ..config() },
-            clock: ManualClock::at(UnixMillis(1_000 * MINUTE)),
+            clock: ManualClock::at(UnixMillis(begin)),
             store: None,
             messages: BTreeMap::new(),
             used: HashSet::new(),
