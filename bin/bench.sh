@@ -32,6 +32,9 @@ backlog=5000000
 messages_later=500000
 # Seconds in which all of them can be sent before the first is due.
 delay_lead=20
+# Messages that wait in a delay store, and the most bytes of disk that each needs.
+pending_most=100000000
+pending_bytes=300
 log_bytes=4294967296
 quick=false
 results=
@@ -76,7 +79,7 @@ if [[ ! -x $QMQ_BIN_DIR/qmq-ceiling ]]; then
     QMQ_PACKAGES+=(qmq-benches)
     build_programs >&2
 fi
-for program in qmq-metaserver qmq-delay-server qmq-tools qmq-ceiling qmq-bench-report qmq-allocations; do
+for program in qmq-metaserver qmq-delay-server qmq-tools qmq-ceiling qmq-bench-report qmq-allocations qmq-delay-pending; do
     find_program "$program"
 done
 
@@ -86,6 +89,7 @@ work=$(mktemp -d -- "$QMQ_SOURCE/data/bench.XXXXXX")
 document=$QMQ_SOURCE/docs/performance.md
 if $quick; then
     rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728 messages_later=20000 delay_lead=3
+    pending_most=100000
     results=${results:-$work/results.jsonl}
     cp -- "$document" "$work/performance.md"
     document=$work/performance.md
@@ -350,6 +354,23 @@ allocations() {
     add_result allocations qmq "$report"
 }
 
+# What messages that wait cost: put straight into a store, in the first round only.
+pending() {
+    local messages=$1 name=pending-$1 folder=$work/pending report= free
+    [[ $round -eq 1 ]] && wanted "$name" || return 0
+    free=$(df --output=avail -B1 -- "$work" | tail -n 1)
+    if ((messages * pending_bytes > free)); then
+        echo "$name is left out: it needs $((messages * pending_bytes >> 30)) GiB of disk" >&2
+        return 0
+    fi
+    echo "round $round: $name"
+    if "$QMQ_BIN_DIR/qmq-delay-pending" fill "$folder" "$messages" >/dev/null; then
+        report=$("$QMQ_BIN_DIR/qmq-delay-pending" open "$folder") || true
+    fi
+    rm -rf --one-file-system -- "$folder"
+    add_result "$name" qmq "$report"
+}
+
 one_round() {
     local window durability
     produce sync-4x512 sync 4 512 1
@@ -370,6 +391,9 @@ one_round() {
     delayed delay-10k --delay=5 --rate=10000 "--duration=$seconds" --warm-up=0
     delayed delay-burst --delay="$delay_lead" --messages="$messages_later" --within=1 --size=100
     delayed delay-accept --delay="$delay_lead" --messages="$messages_later" --within=10
+    pending 1000
+    [[ $pending_most -le 1000000 ]] || pending 1000000
+    pending "$pending_most"
     for window in "${WINDOWS[@]}"; do
         for durability in sync async; do
             produce "window-$durability-$window" "$durability" 4 "$window" 1

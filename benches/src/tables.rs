@@ -1,6 +1,7 @@
 //! The generated part of `docs/performance.md`.
 
 mod delayed;
+mod pending;
 
 use std::fmt::Write;
 
@@ -127,6 +128,7 @@ pub fn generate(results: &Results) -> String {
     put_costs(results, &mut out);
     put_isolation(results, &mut out);
     delayed::put_delayed(results, &mut out);
+    pending::put_pending(results, &mut out);
     put_allocations(results, &mut out);
     out.push_str(
         "\n### Pictures\n\n![Throughput by requests in flight](performance/window.svg)\n\n\
