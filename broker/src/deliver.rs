@@ -113,13 +113,8 @@ impl Deliverer {
 
 fn read_prefix(reader: &StoreReader, located: &[Located]) -> (Vec<Bytes>, Option<ReadError>) {
     let mut payloads = Vec::with_capacity(located.len());
-    for at in located {
-        match reader.read(at) {
-            Ok(payload) => payloads.push(payload),
-            Err(error) => return (payloads, Some(error)),
-        }
-    }
-    (payloads, None)
+    let error = reader.read_many(located, &mut payloads);
+    (payloads, error)
 }
 
 /// Whether reading again cannot help. The message is then as good as quarantined.

@@ -13,10 +13,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qmq_model::{MessageOffset, UnixMillis};
 use uuid::Uuid;
 
+use crate::background::Worker;
 use crate::duplicates::{Duplicates, Entry, Fingerprint};
 use crate::error::{Doing, Error};
 use crate::format::{
@@ -61,6 +63,24 @@ pub(crate) struct DuplicateFiles {
     useless: Vec<u64>,
     /// Where the next file begins.
     next: u64,
+    /// Touches the disk instead of the writer, which must not wait for that. `None`: it may.
+    worker: Option<Worker>,
+    /// The newest of `files` could not be written.
+    is_missing: Arc<AtomicBool>,
+}
+
+/// What is to be done on the disk.
+struct Job {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    /// Start and content of a new file.
+    write: Option<(u64, Vec<u8>)>,
+    /// Whether names must be durable before the next file is written.
+    and_sync_names: bool,
+    /// Starts of files that nobody needs.
+    remove: Vec<u64>,
+    /// Set when the file could not be written.
+    is_missing: Arc<AtomicBool>,
 }
 
 impl DuplicateFiles {
@@ -85,6 +105,8 @@ impl DuplicateFiles {
             files: Vec::new(),
             useless: Vec::new(),
             next: 0,
+            worker: None,
+            is_missing: Arc::default(),
         };
         let mut loaded = Loaded::default();
         let mut at = None;
@@ -146,25 +168,38 @@ impl DuplicateFiles {
             || (durable > self.next && duplicates.count_above(self.next) >= FILE_ENTRIES)
     }
 
+    /// From now on lets `worker` write.
+    pub(crate) fn write_with(&mut self, worker: Worker) {
+        self.worker = Some(worker);
+    }
+
     /// Saves what is durable and in no file yet, and removes files that nobody needs. A failure
-    /// costs time at the next start, nothing else.
+    /// costs time at the next start, nothing else. Does nothing while the worker is busy.
     pub(crate) fn save(&mut self, duplicates: &Duplicates, durable: u64) {
+        if self.worker.as_ref().is_some_and(Worker::is_busy) {
+            return;
+        }
+        if self.is_missing.swap(false, Ordering::Relaxed)
+            && let Some(missing) = self.files.pop()
+        {
+            self.next = missing.start;
+        }
         let start = self.next;
+        let mut job = Job {
+            fs: self.fs.clone(),
+            dir: self.dir.clone(),
+            write: None,
+            // A start that finds a later file only would not know that one is missing.
+            and_sync_names: self.files.is_empty(),
+            remove: Vec::new(),
+            is_missing: self.is_missing.clone(),
+        };
         if durable > start {
             let covered = Covered {
                 start,
                 end: durable,
             };
-            let bytes = encode(covered, duplicates, self.store);
-            if let Err(error) = self.write(&self.path(start), &bytes) {
-                tracing::warn!(%error, "duplicates are not saved");
-                self.remove(start);
-                return;
-            }
-            if self.files.is_empty() {
-                // A start that finds a later file only would not know that one is missing.
-                self.sync_names();
-            }
+            job.write = Some((start, encode(covered, duplicates, self.store)));
             self.files.push(covered);
             self.next = durable;
         }
@@ -174,27 +209,27 @@ impl DuplicateFiles {
         let pairs = self.files.windows(2);
         let spent = pairs.take_while(|pair| pair[1].start < oldest).count();
         if spent > 0 {
-            let useless = std::mem::take(&mut self.useless);
+            job.remove = std::mem::take(&mut self.useless);
             let spent = self.files.drain(..spent).map(|file| file.start);
-            for start in useless.into_iter().chain(spent).collect::<Vec<_>>() {
-                self.remove(start);
-            }
+            job.remove.extend(spent);
+        }
+        match &self.worker {
+            Some(worker) => worker.offer(move || job.run()),
+            None => job.run(),
+        }
+    }
+
+    /// Waits until everything is written.
+    pub(crate) fn wait(&self) {
+        if let Some(worker) = &self.worker {
+            worker.wait();
         }
     }
 
     /// Makes the names of the files durable, so that a power cut leaves no gap that nobody knows
     /// of.
     pub(crate) fn sync_names(&self) {
-        if let Err(error) = self.fs.sync_dir(&self.dir) {
-            tracing::warn!(%error, "names of files of duplicates are not synced");
-        }
-    }
-
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-        let file = self.fs.open(path, OpenMode::Create);
-        let file = file.doing("create", path)?;
-        file.set_len(0).doing("empty", path)?;
-        file.write_at(bytes, 0).doing("write", path)
+        sync_names(self.fs.as_ref(), &self.dir);
     }
 
     fn path(&self, start: u64) -> PathBuf {
@@ -203,10 +238,47 @@ impl DuplicateFiles {
 
     /// Removes a file; one that stays is found useless at the next start.
     fn remove(&self, start: u64) {
-        let path = self.path(start);
-        if let Err(error) = self.fs.remove(&path) {
-            tracing::debug!(path = %path.display(), %error, "file of duplicates stays");
+        remove(self.fs.as_ref(), &self.path(start));
+    }
+}
+
+impl Job {
+    fn run(self) {
+        let fs = self.fs.as_ref();
+        if let Some((start, bytes)) = &self.write {
+            let path = self.dir.join(segment_name(*start));
+            if let Err(error) = write(fs, &path, bytes) {
+                tracing::warn!(%error, "duplicates are not saved");
+                remove(fs, &path);
+                self.is_missing.store(true, Ordering::Relaxed);
+                return;
+            }
+            if self.and_sync_names {
+                sync_names(fs, &self.dir);
+            }
         }
+        for start in self.remove {
+            remove(fs, &self.dir.join(segment_name(start)));
+        }
+    }
+}
+
+fn write(fs: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let file = fs.open(path, OpenMode::Create);
+    let file = file.doing("create", path)?;
+    file.set_len(0).doing("empty", path)?;
+    file.write_at(bytes, 0).doing("write", path)
+}
+
+fn remove(fs: &dyn FileSystem, path: &Path) {
+    if let Err(error) = fs.remove(path) {
+        tracing::debug!(path = %path.display(), %error, "file of duplicates stays");
+    }
+}
+
+fn sync_names(fs: &dyn FileSystem, dir: &Path) {
+    if let Err(error) = fs.sync_dir(dir) {
+        tracing::warn!(%error, "names of files of duplicates are not synced");
     }
 }
 
@@ -368,7 +440,7 @@ mod tests {
         let (mut files, _) = open(&fs, 100);
         fs.limit_space(Some(fs.used() + 20));
         files.save(&with(8), 80);
-        assert_eq!(files.next, 50);
+        assert_eq!(open(&fs, 100).0.next, 50);
         fs.limit_space(None);
         files.save(&with(9), 90);
         assert_eq!(ends(&open(&fs, 100).1)[5..], [60, 70, 80, 90]);

@@ -139,7 +139,9 @@ impl StoreWriter {
             .keeper
             .set_checkpointed(checkpoint.positions, retain);
         let durable = self.logs.messages.durable();
+        self.duplicate_files.wait();
         self.duplicate_files.save(&self.duplicates, durable);
+        self.duplicate_files.wait();
         self.duplicate_files.sync_names();
         checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)?;
         if !self.controls.has_files() {

@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use qmq_model::{Clock, MessageOffset, MessageSequence, Subject, UnixMillis};
 use uuid::Uuid;
 
-use crate::config::{FlushMode, Sabotage, StoreConfig};
+use crate::background::Worker;
+use crate::config::{Background, FlushMode, Sabotage, StoreConfig};
 use crate::duplicates::Duplicates;
 use crate::duplicates::files::DuplicateFiles;
 use crate::error::{Doing, Error};
@@ -164,6 +165,11 @@ impl StoreWriter {
         let segments = [&messages, &actions].map(|log| log.segments().clone());
         let chores = Chores::start(index, keeper, &reader, segments, is_stopped, &config)
             .doing("start threads for", &root)?;
+        let mut duplicate_files = recovered.duplicate_files;
+        if config.background == Background::Threads {
+            let worker = Worker::start("duplicates", config.background, Arc::default());
+            duplicate_files.write_with(worker.doing("start threads for", &root)?);
+        }
         let now = clock.now();
         let syncing = match config.sabotage {
             Sabotage::SkipSync => Syncing::Skipped,
@@ -194,7 +200,7 @@ impl StoreWriter {
             checkpoint_control: 0,
             controls: recovered.controls,
             duplicates: recovered.duplicates,
-            duplicate_files: recovered.duplicate_files,
+            duplicate_files,
             pulls_unsynced: 0,
             messages_seen: 0,
             is_poisoned: false,

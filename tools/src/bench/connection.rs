@@ -143,6 +143,16 @@ impl Connection {
         &self.input[reply.body.clone()]
     }
 
+    /// What was read, for who looks at a reply while writing requests; to be given back.
+    pub(crate) fn lend_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Takes back what [`Self::lend_input`] lent.
+    pub(crate) fn give_back(&mut self, input: Vec<u8>) {
+        self.input = input;
+    }
+
     /// The server.
     pub(crate) const fn peer(&self) -> SocketAddr {
         self.peer

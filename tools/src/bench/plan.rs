@@ -158,6 +158,11 @@ pub(crate) struct IsolationPlan {
     /// Pause of such a consumer between two pulls of 100 messages.
     #[arg(long = "slow-pause", value_name = "SECONDS", default_value_t = 0.05, value_parser = seconds)]
     pub(crate) slow_pause: f64,
+    /// Let the load compete with server and probe for the processors. Otherwise its threads have
+    /// the lowest priority, as if they ran on another machine: they use what is left, and still
+    /// send as fast as they are answered.
+    #[arg(long = "load-competes")]
+    pub(crate) load_competes: bool,
     /// Messages per second on the other subject.
     #[arg(long = "probe-rate", value_name = "N", default_value_t = 200.0, value_parser = rate)]
     pub(crate) probe_rate: f64,

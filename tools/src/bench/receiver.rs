@@ -322,7 +322,6 @@ impl Session<'_> {
     }
 
     fn pulled(&mut self, link: &mut Link, reply: &Reply, at: Arrival) -> Result<()> {
-        let now = at.now;
         let which = usize::try_from(reply.opaque).context("an answer to no pull")?;
         let consumer = link.consumers.get_mut(which);
         let consumer = consumer.context("an answer to no pull")?;
@@ -334,7 +333,24 @@ impl Session<'_> {
         if reply.code != ResultCode::Success.code() {
             bail!("a pull is answered with code {}", reply.code);
         }
-        let body = link.connection.body(reply);
+        // The replies are looked at while the next request is on its way.
+        let input = link.connection.lend_input();
+        let answered = self.take_portion(link, which, &input[reply.body.clone()], asked, at);
+        link.connection.give_back(input);
+        answered
+    }
+
+    /// Takes the messages of a reply, after asking for the next ones.
+    fn take_portion(
+        &mut self,
+        link: &mut Link,
+        which: usize,
+        body: &[u8],
+        asked: Nanos,
+        at: Arrival,
+    ) -> Result<()> {
+        let now = at.now;
+        let consumer = &mut link.consumers[which];
         let response = PullResponse::decode(VERSION, body).context("bad reply to a pull")?;
         if response.is_empty() {
             consumer.rest_until = asked + EMPTY_PAUSE;
@@ -345,6 +361,17 @@ impl Session<'_> {
         let (first, count) = (response.first.0, response.len());
         consumer.last = first + i64::try_from(count).unwrap_or(i64::MAX) - 1;
         let consumer = *consumer;
+        let ack = AckRequest {
+            subject: &self.content.subjects()[consumer.subject],
+            group: &self.plan.groups[consumer.group],
+            consumer_id: &link.client,
+            pull_begin: first,
+            pull_last: consumer.last,
+            is_broadcast: false,
+        };
+        put_ack(&ack, ACK, &mut self.scratch, &mut link.connection.out);
+        link.acks += 1;
+        self.ask(link)?;
         let good: u64 = response
             .messages()
             .map(|message| self.note(consumer, &message.payload, at))
@@ -358,16 +385,6 @@ impl Session<'_> {
         self.consumed.last = now;
         self.shared.received[consumer.group].fetch_add(good, Ordering::AcqRel);
         self.shared.last.fetch_max(now, Ordering::AcqRel);
-        let ack = AckRequest {
-            subject: &self.content.subjects()[consumer.subject],
-            group: &self.plan.groups[consumer.group],
-            consumer_id: &link.client,
-            pull_begin: first,
-            pull_last: consumer.last,
-            is_broadcast: false,
-        };
-        put_ack(&ack, ACK, &mut self.scratch, &mut link.connection.out);
-        link.acks += 1;
         Ok(())
     }
 

@@ -45,6 +45,19 @@ pub(crate) struct Session {
     pub(crate) process: Option<Process>,
     threads: usize,
     patience: Nanos,
+    /// Whether its threads give way to all others of the machine.
+    pub(crate) gives_way: bool,
+}
+
+/// Niceness of threads that give way: the highest.
+const NICE_MAX: i32 = 19;
+
+/// Makes the thread that calls it the last in line for a processor.
+fn give_way_if(gives_way: bool) -> Result<()> {
+    if gives_way {
+        rustix::process::nice(NICE_MAX).context("cannot lower the priority of a thread")?;
+    }
+    Ok(())
 }
 
 impl Session {
@@ -78,6 +91,7 @@ impl Session {
             client,
             process,
             threads: common.threads,
+            gives_way: false,
             patience: nanos(common.patience()),
         })
     }
@@ -123,8 +137,11 @@ impl Session {
     pub(crate) fn start_senders(&self, plan: &SendPlan) -> Vec<JoinHandle<Result<Sent>>> {
         let start = |lanes: Range<usize>| {
             let (plan, content) = (plan.clone(), Arc::clone(&self.content));
-            let timeline = self.timeline;
-            thread::spawn(move || sender::run(&plan, lanes, &content, timeline))
+            let (timeline, gives_way) = (self.timeline, self.gives_way);
+            thread::spawn(move || {
+                give_way_if(gives_way)?;
+                sender::run(&plan, lanes, &content, timeline)
+            })
         };
         shares(plan.lanes, self.threads).map(start).collect()
     }
@@ -139,7 +156,11 @@ impl Session {
             let consumers: Vec<_> = consumers.collect();
             let (plan, content) = (plan.clone(), Arc::clone(&self.content));
             let (shared, timeline) = (Arc::clone(shared), self.timeline);
-            thread::spawn(move || receiver::run(&plan, &consumers, &content, &shared, timeline))
+            let gives_way = self.gives_way;
+            thread::spawn(move || {
+                give_way_if(gives_way)?;
+                receiver::run(&plan, &consumers, &content, &shared, timeline)
+            })
         };
         shares(plan.consumers, self.threads).map(start).collect()
     }

@@ -77,7 +77,8 @@ impl Bench {
             What::Isolation(plan) => {
                 plan.common.validate()?;
                 plan.sending.validate(plan.common.size)?;
-                let load = Session::open(&plan.common, 1, timeline).await?;
+                let mut load = Session::open(&plan.common, 1, timeline).await?;
+                load.gives_way = !plan.load_competes;
                 let quiet = Common {
                     subject: format!("{}.quiet", plan.common.subject),
                     subjects: 1,
