@@ -81,6 +81,8 @@ pub struct Window<C> {
     retry_at: Option<UnixMillis>,
     /// The latest time since the last look at what to read.
     seen: UnixMillis,
+    /// The latest time ever: nothing that is due later was taken from the wheel.
+    latest: UnixMillis,
 }
 
 impl<C: Clone> Window<C> {
@@ -97,6 +99,7 @@ impl<C: Clone> Window<C> {
             last: Kind::Pass,
             retry_at: None,
             seen: now,
+            latest: now,
         }
     }
 
@@ -129,7 +132,8 @@ impl<C: Clone> Window<C> {
     /// Messages due from `from` on, up to `now`, are in the store and not here: see
     /// [`crate::dispatch::Dispatch::take_left`].
     pub fn read_again(&mut self, from: UnixMillis, now: UnixMillis) {
-        self.leave(from, now.max(from));
+        // The clock may have been set back since they were taken from the wheel.
+        self.leave(from, self.latest.max(now).max(from));
     }
 
     /// What to read from the store next; answered by [`Self::loaded`] or [`Self::load_failed`]
@@ -141,6 +145,7 @@ impl<C: Clone> Window<C> {
             self.leave(now, self.seen);
         }
         self.seen = now;
+        self.latest = self.latest.max(now);
         if self.under_way.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -209,6 +214,7 @@ impl<C: Clone> Window<C> {
     /// there may be more.
     pub fn pop_due(&mut self, now: UnixMillis, max: usize, out: &mut Vec<Pending>) {
         self.seen = self.seen.max(now);
+        self.latest = self.latest.max(now);
         self.wheel.pop_due(now, max, out);
     }
 
