@@ -258,6 +258,14 @@ impl Live {
         Ok(())
     }
 
+    /// When the first message that waits in the store is due.
+    pub(super) fn first_due(&self) -> Option<UnixMillis> {
+        let (begin, end) = (UnixMillis(i64::MIN), UnixMillis(i64::MAX));
+        let mut first = Vec::new();
+        self.reader.load(begin, end, None, 1, &mut first).ok()?;
+        first.first().map(|entry| entry.due)
+    }
+
     /// Whether it waits for nothing but the time.
     pub(super) fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.load.is_none() && self.loaded.is_none()

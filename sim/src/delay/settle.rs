@@ -77,9 +77,11 @@ impl DelayWorld {
         let Some(live) = &self.live else { return };
         let wake = live.sleeps(now, self.moment).unwrap_or(SLEEP);
         let has_queue = live.dispatch.queued() > 0;
-        let owed = self.promises.owed().map(|(_, due)| due.since(now));
-        let far = owed.filter(|owed| *owed > SLEEP && !has_queue);
-        let time = far.map_or(wake, |owed| owed - SLEEP / 2);
+        // The store knows better than the promises: a change of a message's time that got no answer
+        // may have put it off.
+        let next = live.first_due().map(|due| due.since(now));
+        let far = next.filter(|next| *next > SLEEP && !has_queue);
+        let time = far.map_or(wake, |next| next - SLEEP / 2);
         self.pass(time.max(Duration::from_millis(1)));
     }
 }
