@@ -227,15 +227,28 @@ impl DelayReader {
     /// # Errors
     /// When the store cannot be read.
     pub fn find(&self, subject: &Subject, message_id: &[u8]) -> Result<Vec<Found>, Error> {
+        for _ in 1..ATTEMPTS_MAX {
+            let (found, moves) = self.look_for(subject, message_id)?;
+            // Of a message that is moved meanwhile, neither the old nor the new one may be seen.
+            if self.shared.read().moves == moves {
+                return Ok(found);
+            }
+        }
+        self.look_for(subject, message_id).map(|(found, _)| found)
+    }
+
+    /// What is there, and how often messages had been moved before the look.
+    fn look_for(&self, subject: &Subject, message_id: &[u8]) -> Result<(Vec<Found>, u64), Error> {
         let hash = id_hash_of(subject, message_id);
-        let (mut candidates, runs) = {
+        let (mut candidates, runs, moves) = {
             let state = self.shared.read();
             let tables = state.frozen.iter().map(AsRef::as_ref);
             let with = tables
                 .chain([&state.table])
                 .flat_map(|table| table.with_hash(hash));
             let with = with.filter_map(|key| Some(state.spot(key)?.pending(key)));
-            (with.collect::<Vec<Pending>>(), state.runs.clone())
+            let candidates = with.collect::<Vec<Pending>>();
+            (candidates, state.runs.clone(), state.moves)
         };
         for (run, _) in runs.iter() {
             for key in run.with_hash(hash, &self.shared.cache)? {
@@ -267,7 +280,7 @@ impl DelayReader {
             }
         }
         found.sort_by_key(|found| found.entry.key());
-        Ok(found)
+        Ok((found, moves))
     }
 
     pub(super) fn read_one(&self, pending: &Pending) -> Result<DelayedMessage, DelayReadError> {

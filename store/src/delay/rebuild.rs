@@ -48,6 +48,7 @@ impl Rebuild {
                 table: Table::at(covered),
                 frozen: Vec::new(),
                 runs,
+                moves: 0,
             },
             included,
             covered,

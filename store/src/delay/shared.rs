@@ -69,6 +69,8 @@ pub(crate) struct State {
     /// Tables that are full and wait to become runs, oldest first.
     pub(crate) frozen: Vec<Arc<Table>>,
     pub(crate) runs: Runs,
+    /// Messages that got another due time since the store was opened.
+    pub(crate) moves: u64,
 }
 
 impl State {

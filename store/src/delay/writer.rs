@@ -163,14 +163,24 @@ impl DelayWriter {
             self.shared.write().subjects.truncate(known);
             return self.end_append(LogKind::Delayed, appended);
         }
-        {
-            let book = &mut self.shared.write().book;
-            for view in views {
-                book.accept(view.key, view.replaces);
-            }
-        }
         let new = &self.unpublished[kept..];
         placed.extend(new.iter().map(|(key, spot, _)| spot.pending(*key)));
+        let moves = views.iter().filter(|view| view.replaces.is_some()).count();
+        {
+            let state = &mut *self.shared.write();
+            for view in views {
+                state.book.accept(view.key, view.replaces);
+            }
+            if moves > 0 {
+                // With the old one gone the new one is there at once, so that it is found by who
+                // looks at any time. What was appended before it may be seen as well: whatever is
+                // done with it is durable after it.
+                state.moves += moves as u64;
+                for (key, spot, hash) in self.unpublished.drain(..) {
+                    state.table.insert(key, spot, hash);
+                }
+            }
+        }
         self.end_append(LogKind::Delayed, appended)
     }
 

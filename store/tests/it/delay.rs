@@ -232,6 +232,9 @@ fn another_due_time_takes_the_place_of_the_old_one() {
     let RescheduleAnswer::Rescheduled(new) = answer else {
         panic!("{answer:?}");
     };
+    // Whoever looks in between finds the new one.
+    let between = find(&reader, "a");
+    assert_eq!((between.len(), between[0].entry), (1, new));
     world.writer().commit().unwrap();
     assert_eq!((new.due, new.sequence.0), (UnixMillis(50), 3));
     let again = world.writer().reschedule(&old, UnixMillis(70)).unwrap();
