@@ -83,6 +83,9 @@ impl Inbound {
             requests.push((header, end + PREFIX_BYTES..end + len));
             end += len;
         }
+        if end == 0 {
+            return Ok(Bytes::new());
+        }
         Ok(self.buf.split_to(end).freeze())
     }
 

@@ -29,7 +29,8 @@ pub enum OpenMode {
     /// It is created, empty.
     Create,
     /// It is an error, and what is written goes past the page cache: memory, offset and length must
-    /// be multiples of [`DIRECT_BYTES`]. `InvalidInput` where files cannot be opened so.
+    /// be multiples of [`DIRECT_BYTES`]. `InvalidInput` or `Unsupported` where files cannot be
+    /// opened or written so.
     Direct,
 }
 

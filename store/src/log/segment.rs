@@ -160,7 +160,12 @@ impl Segments {
     pub(crate) fn open_for_zeros(&self, base: u64) -> Result<Arc<dyn File>, Error> {
         let path = self.path_of(base);
         match self.fs.open(&path, OpenMode::Direct) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) =>
+            {
                 self.fs.open(&path, OpenMode::Existing).doing("open", &path)
             }
             opened => opened.doing("open", &path),
@@ -190,8 +195,14 @@ impl Segments {
             }
             let len = whole.min(ZERO_BYTES as u64);
             let zeros = &ZEROS.0[..usize::try_from(len).expect("at most ZERO_BYTES")];
-            let written = file.write_at(zeros, begin - base);
-            written.map_err(|error| Error::io("write zeros to", &self.path_of(base), error))?;
+            match file.write_at(zeros, begin - base) {
+                // Opened past the page cache, but not to be written so: a disk with larger blocks.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.write_zeros(begin..begin + len, |_, _| {})?;
+                }
+                written => written
+                    .map_err(|error| Error::io("write zeros to", &self.path_of(base), error))?,
+            }
             begin += len;
         }
         Ok(())
@@ -316,4 +327,63 @@ impl Segments {
 
 fn len_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).expect("a part of a slice in memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::faulty::FaultyFs;
+
+    const SEGMENT: u64 = 64 << 10;
+
+    /// Two segments full of ones.
+    fn segments() -> (FaultyFs, Segments) {
+        let fs = FaultyFs::new(1);
+        let dir = PathBuf::from("/log");
+        fs.create_dir(&dir).unwrap();
+        let shared: Arc<dyn FileSystem> = Arc::new(fs.clone());
+        let segments = Segments::open(shared, LogKind::Message, dir, SEGMENT).unwrap();
+        let ones = vec![1; usize::try_from(2 * SEGMENT).unwrap()];
+        segments.write(&ones, 0, |_, _| {}).unwrap();
+        (fs, segments)
+    }
+
+    fn zeros_in(segments: &Segments) -> Vec<u64> {
+        let mut bytes = vec![9; usize::try_from(2 * SEGMENT).unwrap()];
+        segments.read_or_zeros(&mut bytes, 0).unwrap();
+        let zeros = (0..).zip(bytes).filter(|(_, byte)| *byte == 0);
+        zeros.map(|(at, _)| at).collect()
+    }
+
+    #[test]
+    fn zeros_go_where_they_are_asked_for_however_they_lie() {
+        for range in [
+            SEGMENT..SEGMENT + 1,
+            SEGMENT..SEGMENT + 4096,
+            SEGMENT + 1..SEGMENT + 4097,
+            SEGMENT + 100..SEGMENT + 20_000,
+            SEGMENT + 4096..2 * SEGMENT,
+        ] {
+            let (_, segments) = segments();
+            let file = segments.open_for_zeros(SEGMENT).unwrap();
+            segments
+                .write_zeros_to(file.as_ref(), SEGMENT, range.clone())
+                .unwrap();
+            assert_eq!(zeros_in(&segments), range.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn room_changes_nothing_that_is_there_and_reads_as_zeros() {
+        let (fs, segments) = segments();
+        segments.allocate(SEGMENT / 2..3 * SEGMENT).unwrap();
+        assert!(zeros_in(&segments).is_empty());
+        assert_eq!(segments.end_on_disk().unwrap(), 3 * SEGMENT);
+        let mut bytes = [9; 100];
+        segments.read_or_zeros(&mut bytes, 2 * SEGMENT).unwrap();
+        assert_eq!(bytes, [0; 100]);
+        fs.limit_space(Some(fs.used() + 10));
+        let refused = segments.allocate(3 * SEGMENT..4 * SEGMENT);
+        assert!(matches!(refused, Err(Error::NoSpace { .. })));
+    }
 }
