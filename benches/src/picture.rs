@@ -44,6 +44,15 @@ struct Axis {
     marks: Vec<(f64, String)>,
 }
 
+/// Whether there is anything to show of throughput by requests in flight.
+#[must_use]
+pub fn has_windows(results: &Results) -> bool {
+    let first = DURABILITIES.map(|durability| format!("window-{durability}-{}", WINDOWS[0]));
+    first
+        .iter()
+        .any(|case| !results.contenders(case).is_empty())
+}
+
 /// Throughput by requests in flight.
 #[must_use]
 pub fn window(results: &Results) -> String {

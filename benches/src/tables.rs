@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 
+use crate::picture;
 use crate::results::{Results, Spread};
 
 /// Between these two lines a document is generated.
@@ -130,10 +131,11 @@ pub fn generate(results: &Results) -> String {
     delayed::put_delayed(results, &mut out);
     pending::put_pending(results, &mut out);
     put_allocations(results, &mut out);
-    out.push_str(
-        "\n### Pictures\n\n![Throughput by requests in flight](performance/window.svg)\n\n\
-         ![Latency by percentile](performance/latency.svg)\n",
-    );
+    out.push_str("\n### Pictures\n\n");
+    if picture::has_windows(results) {
+        out.push_str("![Throughput by requests in flight](performance/window.svg)\n\n");
+    }
+    out.push_str("![Latency by percentile](performance/latency.svg)\n");
     out
 }
 

@@ -45,7 +45,9 @@ fn main() -> Result<()> {
                 .with_context(|| format!("cannot read {}", document.display()))?;
             let text = tables::replace_generated(&text, &tables::generate(&results))?;
             write(&document, &text)?;
-            write(&folder.join("window.svg"), &picture::window(&results))?;
+            if picture::has_windows(&results) {
+                write(&folder.join("window.svg"), &picture::window(&results))?;
+            }
             write(&folder.join("latency.svg"), &picture::latency(&results))
         }
         What::Rate {
