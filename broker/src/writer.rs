@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmq_daemon::receive::Refused;
+use qmq_daemon::receive::{self, Refused};
 use qmq_model::{Clock, UnixMillis};
 use qmq_remoting::Responder;
 use qmq_store::{
@@ -184,7 +184,7 @@ impl Writer {
                 }
                 Err(AppendError::Unstorable { index, what }) => {
                     warn!(what, "a message cannot be stored");
-                    refuse_one(sends, index);
+                    receive::refuse_at(sends, index, Refused::unstorable);
                 }
                 Err(AppendError::Poisoned) => return Err(Error::Poisoned),
                 Err(AppendError::Failed(error)) => return Err(error),
@@ -300,16 +300,6 @@ fn to_append(batch: &SendBatch) -> impl Iterator<Item = BorrowedMessage<'_>> + C
             crc: message.crc,
             fingerprint: message.fingerprint,
         })
-}
-
-/// The message that stands at `index` of all messages of `sends` is refused.
-fn refuse_one(sends: &mut [SendBatch], mut index: usize) {
-    for send in sends {
-        if index < send.messages.len() {
-            return send.refuse(index, Refused::unstorable);
-        }
-        index -= send.messages.len();
-    }
 }
 
 fn must_be_durable(work: &Ordered) -> bool {

@@ -12,7 +12,7 @@ use qmq_model::{Payload, Subject};
 use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult, SentMessage, put_results};
 use qmq_protocol::frame::is_legacy;
 use qmq_protocol::{DecodeError, Header, ResultCode};
-use qmq_remoting::{Group, GroupResponder, Request, Responder};
+use qmq_remoting::{Group, GroupResponder};
 use tracing::debug;
 
 /// Subjects received that the next one is compared with before it is taken for another.
@@ -75,70 +75,13 @@ impl Refused {
 
 /// Why nothing of a request is stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+enum Unreadable {
     /// Its bytes are no messages.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// Results are told apart by message id: without one there is no way to name the message.
     #[error("a message has an empty id")]
     Nameless,
-}
-
-/// Reads the whole of a request.
-///
-/// # Errors
-/// When nothing of it may be stored: [`refuse_request`] answers it.
-pub fn read(request: &Request) -> Result<SendRequest, Unreadable> {
-    let sent = SendRequest::decode_version(request.header.version, request.body.clone())?;
-    if sent
-        .messages()
-        .any(|message| message.payload.message_id.is_empty())
-    {
-        return Err(Unreadable::Nameless);
-    }
-    Ok(sent)
-}
-
-/// The ids of all messages, if a client of `version` wants the result of each; else none.
-#[must_use]
-pub fn listed(version: i16, request: &SendRequest) -> Vec<Bytes> {
-    if is_legacy(version) {
-        request.messages().map(|sent| message_id(&sent)).collect()
-    } else {
-        Vec::new()
-    }
-}
-
-/// Checks every message of a request: with `check`, then its subject, then with `admit` whether the
-/// subject is taken. What passes all goes to `take`; the others are returned.
-pub fn check_all(
-    request: &SendRequest,
-    mut check: impl FnMut(&SentMessage<'_>) -> Result<(), Refusal>,
-    mut admit: impl FnMut(&Subject) -> Result<(), Refusal>,
-    mut take: impl FnMut(&SentMessage<'_>, Subject),
-) -> Vec<Refused> {
-    let mut refused = Vec::new();
-    // Producers batch messages of one subject: the name is checked and kept once per run.
-    let mut last: Option<(&[u8], Subject)> = None;
-    for message in request.messages() {
-        if let Err(refusal) = check(&message) {
-            refused.push(Refused::new(&message, refusal));
-            continue;
-        }
-        let name = message.payload.subject;
-        let subject = match last.as_ref().filter(|(known, _)| *known == name) {
-            Some((_, subject)) => Ok(subject.clone()),
-            None => subject_of(name).and_then(|subject| admit(&subject).map(|()| subject)),
-        };
-        match subject {
-            Ok(subject) => {
-                last = Some((name, subject.clone()));
-                take(&message, subject);
-            }
-            Err(refusal) => refused.push(Refused::new(&message, refusal)),
-        }
-    }
-    refused
 }
 
 /// What no server must take: it would later be lost by consumers, or stop them. Payloads have at
@@ -173,14 +116,8 @@ pub fn check(message: &SentMessage<'_>, bytes_max: usize) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Answers a send request: failures are listed, an empty list means all are stored. A legacy client
-/// gets the result of each message in `listed`, which are then those of the whole request.
-pub fn answer(responder: Responder, refused: &[Refused], listed: &[Bytes]) {
-    let version = responder.header().version;
-    let code = ResultCode::Success.code();
-    responder.send(code, |out| put_answer(version, refused, listed, out));
-}
-
+/// Failures are listed, an empty list means all are stored. A legacy client gets the result of each
+/// message in `listed`, which are then those of the whole request.
 fn put_answer(version: i16, refused: &[Refused], listed: &[Bytes], out: &mut BytesMut) {
     if listed.is_empty() {
         let entries = refused.iter().map(Refused::entry);
@@ -360,7 +297,8 @@ impl<M> Received<M> {
         Ok(self.subjects.len() - 1)
     }
 
-    /// As the function of this name, within a group.
+    /// Refuses a request of which nothing is stored. A legacy client reads a list of results whatever
+    /// the code is, so it gets one of the messages in front of the broken one.
     fn refuse_request(&self, header: Header, body: Range<usize>) -> SendAnswer {
         let mut refused = Vec::new();
         if is_legacy(header.version) {
@@ -429,26 +367,18 @@ impl Place {
     }
 }
 
-fn position(at: usize) -> u32 {
-    u32::try_from(at).expect("frames are shorter than 4 GiB")
+/// Refuses the message that stands at `index` of all messages of `batches`.
+pub fn refuse_at<M>(batches: &mut [Received<M>], mut index: usize, refused: fn(&Bytes) -> Refused) {
+    for batch in batches {
+        if index < batch.messages.len() {
+            return batch.refuse(index, refused);
+        }
+        index -= batch.messages.len();
+    }
 }
 
-/// Refuses a request of which nothing is stored. A legacy client reads a list of results whatever
-/// the code is, so it gets one of the messages in front of the broken one.
-pub fn refuse_request(body: &Bytes, responder: Responder) {
-    let version = responder.header().version;
-    responder.send(ResultCode::BrokerError.code(), |out| {
-        if !is_legacy(version) {
-            return;
-        }
-        let readable = SendRequest::split_version(version, body).map_while(Result::ok);
-        let entries = readable.map(|message| SendFailure {
-            message_id: message.payload.message_id,
-            result: SendResult::StoreError,
-            remark: UNREADABLE,
-        });
-        put_results(version, entries, out);
-    });
+fn position(at: usize) -> u32 {
+    u32::try_from(at).expect("frames are shorter than 4 GiB")
 }
 
 fn message_id(message: &SentMessage<'_>) -> Bytes {

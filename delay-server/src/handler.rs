@@ -2,17 +2,21 @@
 
 pub mod send;
 
-use qmq_protocol::{CommandCode, ResultCode};
-use qmq_remoting::{Request, Responder, Service};
+use qmq_protocol::{CommandCode, Header};
+use qmq_remoting::{Group, Request, Responder, Service, answer_unknown};
 
 use crate::server::DelayServer;
 
 impl Service for DelayServer {
-    async fn call(&self, request: Request, responder: Responder) {
-        const SEND: i16 = CommandCode::SendMessage.code();
-        match request.header.code {
-            SEND => send::handle(self, request, responder).await,
-            _ => responder.send_empty(ResultCode::UnknownCode),
-        }
+    async fn call(&self, _request: Request, responder: Responder) {
+        answer_unknown(responder);
+    }
+
+    fn is_grouped(&self, header: &Header) -> bool {
+        header.code == CommandCode::SendMessage.code()
+    }
+
+    async fn call_group(&self, group: Group) {
+        send::handle(self, group).await;
     }
 }

@@ -4,35 +4,30 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use qmq_daemon::lanes::Lanes;
 use qmq_daemon::mailbox::{Mailbox, Stopped};
-use qmq_daemon::receive::Refused;
+use qmq_daemon::receive::Received;
 use qmq_model::UnixMillis;
-use qmq_remoting::Responder;
-use qmq_store::{CancelAnswer, Found, NewDelayed, Pending, RescheduleAnswer};
+use qmq_store::{CancelAnswer, Found, Pending, RescheduleAnswer};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::dispatch::RequestId;
 
-/// Send requests that may wait for the writer; their bytes are bounded by the server's budget.
+/// Batches of send requests that may wait for the writer; their bytes are bounded by the server's budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;
 /// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
 pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Messages of one send request that passed all checks.
-#[derive(Debug)]
-pub struct SendBatch {
-    /// To be stored, in order. Not empty.
-    pub messages: Vec<NewDelayed>,
-    /// How many those are; the writer takes them out before it answers.
-    pub count: usize,
-    /// Those of the same request that were refused.
-    pub refused: Vec<Refused>,
-    /// Ids of all messages of the request in its order, when the reply lists them all; else empty.
-    pub listed: Vec<Bytes>,
-    /// Gets the answer.
-    pub responder: Responder,
+/// Send requests that arrived together.
+pub type SendBatch = Received<Incoming>;
+
+/// What the store needs to know of a message beside its subject and payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming {
+    /// When it is due.
+    pub due: UnixMillis,
+    /// CRC-32 of the payload, verified.
+    pub crc: u32,
 }
 
 /// Why nothing was changed.
@@ -111,10 +106,10 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Queues a send request; waits for room.
+    /// Queues send requests; waits for room.
     ///
     /// # Errors
-    /// When the writer has stopped; the request gets no answer then, its outcome is "not stored".
+    /// When the writer has stopped; the requests get no answer then, their outcome is "not stored".
     pub async fn put_send(&self, batch: SendBatch) -> Result<(), Stopped> {
         // The permit is given back when the writer takes the request.
         self.send_room
@@ -123,8 +118,7 @@ impl Inbox {
             .map_err(|_| Stopped)?
             .forget();
         let connection = batch.responder.connection_id();
-        let payloads = batch.messages.iter().map(|message| message.payload.len());
-        let bytes = payloads.sum();
+        let bytes = batch.bytes.len();
         self.queues
             .put(|queues| queues.sends.push(connection, bytes, batch))
     }

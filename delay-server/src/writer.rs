@@ -138,8 +138,14 @@ impl Writer {
     }
 
     fn accept(&mut self, sends: &mut [SendBatch]) -> Result<(), Error> {
-        for send in sends.iter_mut() {
-            self.messages.append(&mut send.messages);
+        for send in &*sends {
+            let messages = send.iter().map(|(subject, payload, message)| NewDelayed {
+                subject: subject.clone(),
+                due: message.due,
+                payload: send.bytes.slice_ref(payload),
+                crc: message.crc,
+            });
+            self.messages.extend(messages);
         }
         while !self.messages.is_empty() {
             match self.store.accept(&self.messages, &mut self.placed) {
@@ -152,19 +158,15 @@ impl Writer {
                 Err(AppendError::NoSpace) => {
                     let messages = self.messages.len();
                     warn!(messages, "disk is full: sends are refused");
-                    let mut refused = self.messages.iter();
-                    for send in sends.iter_mut() {
-                        let own = refused.by_ref().take(send.count);
-                        let own = own.map(|message| Refused::no_space(&message.payload));
-                        send.refused.extend(own);
-                        send.count = 0;
+                    for send in &mut *sends {
+                        send.refuse_all(Refused::no_space);
                     }
                     break;
                 }
                 Err(AppendError::Unstorable { index, what }) => {
                     warn!(what, "a message cannot be stored");
-                    let message = self.messages.remove(index);
-                    refuse_one(sends, index, &message);
+                    self.messages.remove(index);
+                    receive::refuse_at(sends, index, Refused::unstorable);
                 }
                 Err(AppendError::Poisoned) => return Err(Error::Poisoned),
                 Err(AppendError::Failed(error)) => return Err(error),
@@ -257,9 +259,10 @@ impl Writer {
 
     fn answer(&self, send: SendBatch) {
         if self.unreplicated {
-            self.metrics.unreplicated_acks.inc_by(send.count as u64);
+            let stored = send.messages.len() as u64;
+            self.metrics.unreplicated_acks.inc_by(stored);
         }
-        receive::answer(send.responder, &send.refused, &send.listed);
+        send.answer();
     }
 
     fn tell(&self, done: Done) {
@@ -297,16 +300,4 @@ enum Written {
     Began(Vec<Pending>),
     Cancelled(CancelAnswer),
     Rescheduled(RescheduleAnswer),
-}
-
-/// The message that stood at `index` of all messages of `sends` is refused.
-fn refuse_one(sends: &mut [SendBatch], mut index: usize, message: &NewDelayed) {
-    for send in sends {
-        if index < send.count {
-            send.count -= 1;
-            send.refused.push(Refused::unstorable(&message.payload));
-            return;
-        }
-        index -= send.count;
-    }
 }

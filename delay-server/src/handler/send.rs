@@ -2,80 +2,73 @@
 
 use std::cell::Cell;
 
-use qmq_daemon::receive::{self, Refusal, Refused, Unreadable};
+use qmq_daemon::receive::{self, Received, Receiver, Refusal};
 use qmq_model::{Subject, UnixMillis};
-use qmq_protocol::command::send::{SendRequest, SendResult, SentMessage};
-use qmq_remoting::{Request, Responder};
-use qmq_store::NewDelayed;
-use tracing::debug;
+use qmq_protocol::command::send::{SendResult, SentMessage};
+use qmq_remoting::Group;
 
 use crate::due::{Due, Told, TooFar, due_of};
-use crate::inbox::SendBatch;
+use crate::inbox::{Incoming, SendBatch};
 use crate::server::DelayServer;
 
-/// Takes a send request.
-pub async fn handle(server: &DelayServer, request: Request, responder: Responder) {
-    let sent = match receive::read(&request) {
-        Ok(sent) => sent,
-        Err(error) => {
-            debug!(peer = %request.peer, %error, "send request cannot be read");
-            if matches!(error, Unreadable::Decode(_)) {
-                server.metrics.undecodable.inc();
-            }
-            return receive::refuse_request(&request.body, responder);
-        }
-    };
-    let (messages, refused) = check_all(&sent, server);
-    let listed = receive::listed(request.header.version, &sent);
-    if messages.is_empty() {
-        return receive::answer(responder, &refused, &listed);
+/// Takes send requests that arrived together.
+pub async fn handle(server: &DelayServer, group: Group) {
+    let batch = read(server, group);
+    if batch.messages.is_empty() {
+        return batch.answer();
     }
-    let count = messages.len();
     // When the writer has stopped the connection is about to close: no answer, outcome unknown.
-    let _ = server
-        .inbox
-        .put_send(SendBatch {
-            messages,
-            count,
-            refused,
-            listed,
-            responder,
-        })
-        .await;
+    let _ = server.inbox.put_send(batch).await;
 }
 
-fn check_all(request: &SendRequest, server: &DelayServer) -> (Vec<NewDelayed>, Vec<Refused>) {
-    let now = server.clock.now();
-    let mut messages = Vec::with_capacity(request.len());
-    // What the check of a message found is taken by the next step of the same message.
-    let due = Cell::new(UnixMillis::default());
-    let check = |message: &SentMessage<'_>| {
-        due.set(check(message, now, server)?.at);
-        Ok(())
+fn read(server: &DelayServer, group: Group) -> SendBatch {
+    let desk = Desk {
+        server,
+        now: server.clock.now(),
+        due: Cell::new(UnixMillis::default()),
     };
-    let admit = |subject: &Subject| {
-        if server.has_room_for(subject) {
+    Received::read(group, &desk)
+}
+
+/// The server at the moment it reads a group.
+struct Desk<'a> {
+    server: &'a DelayServer,
+    now: UnixMillis,
+    /// What the check of a message found is taken by the next step of the same message.
+    due: Cell<UnixMillis>,
+}
+
+impl Receiver for Desk<'_> {
+    type Message = Incoming;
+
+    fn check(&self, message: &SentMessage<'_>) -> Result<(), Refusal> {
+        self.due.set(check(message, self.now, self.server)?.at);
+        Ok(())
+    }
+
+    fn admit(&self, subject: &Subject) -> Result<(), Refusal> {
+        if self.server.has_room_for(subject) {
             return Ok(());
         }
         let remark = "the delay server has subjects.max subjects already";
         Err((SendResult::StoreError, remark))
-    };
-    let take = |message: &SentMessage<'_>, subject: Subject| {
-        messages.push(NewDelayed {
-            subject,
-            due: due.get(),
-            payload: message.payload_bytes(),
+    }
+
+    fn take(&self, message: &SentMessage<'_>, _subject: &Subject) -> Incoming {
+        Incoming {
+            due: self.due.get(),
             // Checked before: the declared checksum is that of the payload.
             crc: u32::try_from(message.declared_crc).unwrap_or_default(),
-        });
-    };
-    let refused = receive::check_all(request, check, admit, take);
-    if let Some(first) = refused.first() {
-        let remark = first.remark;
-        debug!(refused = refused.len(), remark, "messages refused");
-        server.metrics.refused.inc_by(refused.len() as u64);
+        }
     }
-    (messages, refused)
+
+    fn count_undecodable(&self) {
+        self.server.metrics.undecodable.inc();
+    }
+
+    fn count_refused(&self, messages: u64) {
+        self.server.metrics.refused.inc_by(messages);
+    }
 }
 
 /// What a delay server must not take, and when the rest is due.
