@@ -58,6 +58,14 @@ have_cc() {
 have_curl() { have curl; }
 have_maven() { have mvn; }
 
+# Distributions put servers where only root looks.
+have_mariadb() {
+    (
+        PATH=$PATH:/usr/sbin:/usr/local/sbin
+        have mariadbd && have mariadb-install-db && have mariadb
+    )
+}
+
 # The Debian and Ubuntu packages for one thing.
 packages_of() {
     case $1 in
@@ -65,6 +73,8 @@ packages_of() {
     cc) echo gcc libc6-dev ;;
     jdk) if apt_has openjdk-17-jdk-headless; then echo openjdk-17-jdk-headless; else echo default-jdk-headless; fi ;;
     maven) echo maven ;;
+    # The programs only: mariadb-server would also start one.
+    mariadb) echo mariadb-server-core mariadb-client-core ;;
     rust) if apt_has rustup && ! have cargo; then echo rustup; fi ;;
     esac
 }
@@ -117,7 +127,7 @@ install_missing() {
     done
 }
 
-# Installs those of curl, cc, rust, lints, jdk and maven that are missing. One that cannot be had ends the run.
+# Installs those of curl, cc, rust, lints, jdk, maven and mariadb that are missing. One that cannot be had ends the run.
 need() {
     local thing lock
     # Where rustup puts cargo, in case this shell does not know yet.
@@ -144,6 +154,7 @@ hint() {
     lints) echo " (cargo fmt and cargo clippy)" ;;
     jdk) echo " (a JDK with javac, 17 or newer)" ;;
     maven) echo " (the mvn command of Apache Maven)" ;;
+    mariadb) echo " (mariadbd, mariadb-install-db and mariadb of MariaDB)" ;;
     cc) echo " (a C compiler with the C library's headers)" ;;
     esac
 }

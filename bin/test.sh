@@ -42,7 +42,7 @@ end_to_end() {
         cargo test --locked --workspace --test e2e -- --test-threads=2 --show-output
 }
 
-stage "prerequisites" need curl cc rust lints jdk maven
+stage "prerequisites" need curl cc rust lints jdk maven mariadb
 stage "shell syntax" check_shell
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use qmq_daemon::settings::{Settings, SettingsError};
 
-use crate::db::DatabaseUrl;
+use crate::db::{DatabaseUrl, DatabaseUrlError};
 
 const GROUP_NUM_MIN_DEFAULT: usize = 2;
 const HEARTBEAT_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
 /// Keys of the Java metaserver that mean nothing here.
-const WITHOUT_EFFECT: [&str; 4] = [
-    "meta.server.load.balance",
-    "jdbc.driverClassName",
-    "jdbc.username",
-    "jdbc.password",
-];
+const WITHOUT_EFFECT: [&str; 2] = ["meta.server.load.balance", "jdbc.driverClassName"];
 
 /// Everything a metaserver can be told. Keys are those of `metaserver.properties` and
 /// `datasource.properties`.
@@ -35,7 +30,8 @@ pub struct MetaserverConfig {
     pub advertised: Option<SocketAddrV4>,
     /// `qmq.ip`: address of this machine. Default: that of the default route.
     pub ip: Option<Ipv4Addr>,
-    /// `jdbc.url`: the database. Default: `sqlite:data/metaserver.db`.
+    /// `jdbc.url`, `jdbc.username`, `jdbc.password`: the database. User and password may also stand
+    /// in the URL. Default: `sqlite:data/metaserver.db`.
     pub database: DatabaseUrl,
     /// `pool.size.max`: connections to the database. Default: 10.
     pub database_connections: u32,
@@ -62,12 +58,7 @@ impl MetaserverConfig {
     /// The first value that makes no sense, with its origin.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         settings.without_effect(&WITHOUT_EFFECT);
-        let database = settings.get("jdbc.url", "sqlite:data/metaserver.db".to_owned())?;
-        let database = database
-            .parse()
-            .map_err(|error: crate::db::DatabaseUrlError| {
-                settings.invalid("jdbc.url", error.to_string())
-            })?;
+        let database = read_database(settings)?;
         let seconds = settings.number("refresh.period.seconds", 5, 1..=3600)?;
         let wait_ms = settings.number("first.route.wait.ms", 2_000, 0..=60_000)?;
         Ok(Self {
@@ -86,6 +77,16 @@ impl MetaserverConfig {
             ports_file: settings.optional("ports.file")?,
         })
     }
+}
+
+fn read_database(settings: &Settings) -> Result<DatabaseUrl, SettingsError> {
+    let url = settings.get("jdbc.url", "sqlite:data/metaserver.db".to_owned())?;
+    let url: DatabaseUrl = url
+        .parse()
+        .map_err(|error: DatabaseUrlError| settings.invalid("jdbc.url", error.to_string()))?;
+    let user: Option<String> = settings.optional("jdbc.username")?;
+    let password: Option<String> = settings.optional("jdbc.password")?;
+    Ok(url.with_credentials(user.as_deref(), password.as_deref()))
 }
 
 /// Values that may change while running.
@@ -163,9 +164,9 @@ mod tests {
             let settings = Settings::of_pairs("metaserver", &[(key, value)]);
             MetaserverConfig::from_settings(&settings).map_err(|error| error.to_string())
         };
-        let error = read("jdbc.url", "jdbc:mysql://h:3306/qmq").unwrap_err();
+        let error = read("jdbc.url", "jdbc:oracle:thin:@h:1521:qmq").unwrap_err();
         assert!(
-            error.contains("mysql databases are not supported"),
+            error.contains("oracle databases are not supported"),
             "{error}"
         );
         let error = read("min.group.num", "0").unwrap_err();

@@ -14,6 +14,7 @@ mod migration;
 pub mod readonly_setting;
 pub mod subject_info;
 pub mod subject_route;
+mod url;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use std::time::Duration;
 
 use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
 use sqlx::query::Query;
-use sqlx::{Any, AnyPool, AssertSqlSafe};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Connection, Row};
 use tokio::sync::Semaphore;
 
-pub use dialect::{DatabaseUrl, DatabaseUrlError};
+pub use url::{DatabaseUrl, DatabaseUrlError};
 
 use dialect::Dialect;
 
@@ -32,6 +33,8 @@ use dialect::Dialect;
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Longest wait for reading a whole table.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the first connection of all.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,14 @@ pub enum DbError {
     /// A row with one of these keys is there already.
     #[error("a row with the same key exists")]
     Duplicate,
+    /// Longer than its column is wide. Nothing is cut.
+    #[error("{column} is longer than its column, which holds {max} characters")]
+    TooLong {
+        /// What it is.
+        column: &'static str,
+        /// Characters that fit.
+        max: usize,
+    },
     /// No answer in time.
     #[error("the database did not answer in time")]
     Timeout,
@@ -77,6 +88,40 @@ pub struct Db {
     dialect: &'static Dialect,
     /// Turns of statements that write.
     writers: Arc<Semaphore>,
+    widths: Widths,
+}
+
+/// How much the columns hold that are narrower in old databases than what may have to go in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widths {
+    /// Names of the groups of a route, as JSON. Unit: characters.
+    pub route_json: usize,
+    /// Name of a group in a readonly mark. Unit: characters.
+    pub readonly_group: usize,
+}
+
+impl Widths {
+    /// Where columns have no width. Ten thousand groups, and the longest name of one.
+    const FREE: Self = Self {
+        route_json: 330_000,
+        readonly_group: broker::GROUP_MAX,
+    };
+
+    async fn read(pool: &AnyPool, dialect: &Dialect) -> DbResult<Self> {
+        let mut widths = Self::FREE;
+        let Some(query) = dialect.widths else {
+            return Ok(widths);
+        };
+        for row in within(STATEMENT_TIMEOUT, sqlx::query(query).fetch_all(pool)).await? {
+            let (column, width): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let width = usize::try_from(width).unwrap_or(0);
+            match column.as_str() {
+                "broker_group_json" => widths.route_json = width.min(Self::FREE.route_json),
+                _ => widths.readonly_group = width.min(Self::FREE.readonly_group),
+            }
+        }
+        Ok(widths)
+    }
 }
 
 impl Db {
@@ -87,24 +132,36 @@ impl Db {
     pub async fn open(url: &DatabaseUrl, connections_max: u32) -> DbResult<Self> {
         sqlx::any::install_default_drivers();
         let dialect = url.dialect();
+        // A pool only says that it waited in vain; a single connection says what is wrong.
+        let first = within(
+            FIRST_CONNECT_TIMEOUT,
+            AnyConnection::connect(&url.connect_url()),
+        );
+        within(FIRST_CONNECT_TIMEOUT, first.await?.close()).await?;
         let options = AnyPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(move |connection, _| Box::pin(dialect.prepare(connection)));
         let pool = options.connect(&url.connect_url()).await?;
-        let writers = Arc::new(Semaphore::new(dialect.writers_max));
-        let db = Self {
+        migration::run(&pool, dialect).await?;
+        let widths = Widths::read(&pool, dialect).await?;
+        Ok(Self {
             pool,
             dialect,
-            writers,
-        };
-        migration::run(&db.pool, dialect).await?;
-        Ok(db)
+            writers: Arc::new(Semaphore::new(dialect.writers_max)),
+            widths,
+        })
     }
 
     /// Closes every connection; later queries fail.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// What the narrow columns hold.
+    #[must_use]
+    pub const fn widths(&self) -> Widths {
+        self.widths
     }
 
     /// The clock all metaservers share, ms.

@@ -105,8 +105,8 @@ pub async fn start(
 }
 
 async fn open(config: &MetaserverConfig) -> Result<Db, StartError> {
-    let folder = config.database.path().parent().unwrap_or(Path::new(""));
-    if !folder.as_os_str().is_empty() {
+    let folder = config.database.path().and_then(Path::parent);
+    if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
         let created = std::fs::create_dir_all(folder);
         let created = created.with_context(|| format!("cannot create {}", folder.display()));
         created.map_err(store_failed)?;

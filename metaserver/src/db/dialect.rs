@@ -1,10 +1,7 @@
 //! What differs between databases: the clock, how times are kept, how a connection is prepared.
 //!
-//! SQLite is the only one so far. Another needs a [`Dialect`], its folder of migrations under
-//! `sql/`, and a branch in [`DatabaseUrl::parse`]; no query changes.
-
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+//! Another kind needs a [`Dialect`], its folder of migrations under `sql/`, and a branch in
+//! `url.rs`; no query changes.
 
 use sqlx::{AnyConnection, Executor};
 
@@ -23,8 +20,13 @@ pub(super) struct Dialect {
     connection_setup: &'static str,
     /// Statements that may write at the same time; others wait in the order they came.
     pub(super) writers_max: usize,
-    /// How a transaction begins that will write.
-    pub(super) begin: &'static str,
+    /// How a change of the schema begins: a second metaserver waits here. Whatever is open when the
+    /// connection is closed is undone.
+    pub(super) lock: &'static str,
+    /// How it ends.
+    pub(super) unlock: &'static str,
+    /// The widths of two columns, as a query; `None` where columns have none.
+    pub(super) widths: Option<&'static str>,
     /// In the order of their numbers.
     pub(super) migrations: &'static [Migration],
 }
@@ -41,11 +43,43 @@ pub(super) static SQLITE: Dialect = Dialect {
     // It has one writer. Left to itself, it lets connections that wait try again now and then, in
     // no order: of a hundred new subjects some would be refused.
     writers_max: 1,
-    begin: "BEGIN IMMEDIATE",
+    lock: "BEGIN IMMEDIATE",
+    unlock: "COMMIT",
+    widths: None,
     migrations: &[Migration {
         number: 1,
         name: "tables",
         text: include_str!("../../../sql/sqlite/0001_tables.sql"),
+    }],
+};
+
+/// MySQL from 5.7 and MariaDB from 10.3. Statements see what was committed before them, a value
+/// that does not fit its column is an error and not cut, and a row that somebody else holds is
+/// waited for no longer than a statement may take. Times are kept as `TIMESTAMP`, whose seconds do
+/// not depend on the time zone of a session.
+pub(super) static MYSQL: Dialect = Dialect {
+    now_ms: "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+    now: "NOW()",
+    column_ms: ("CAST(COALESCE(UNIX_TIMESTAMP(", "), 0) * 1000 AS SIGNED)"),
+    connection_setup: "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                       SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
+                       time_zone = '+00:00', innodb_lock_wait_timeout = 1",
+    // As many as there are connections.
+    writers_max: 1_000,
+    // Statements on tables commit by themselves, so a transaction would not keep others out. The
+    // name counts for the whole server, hence the database in it; 64 characters at most.
+    lock: "SELECT CAST(GET_LOCK(CONCAT('qmq_schema.', MD5(DATABASE())), 240) AS SIGNED)",
+    unlock: "DO RELEASE_LOCK(CONCAT('qmq_schema.', MD5(DATABASE())))",
+    widths: Some(
+        "SELECT column_name, CAST(character_maximum_length AS SIGNED) \
+         FROM information_schema.columns WHERE table_schema = DATABASE() AND (\
+         table_name = 'subject_route' AND column_name = 'broker_group_json' OR \
+         table_name = 'readonly_broker_group_setting' AND column_name = 'broker_group')",
+    ),
+    migrations: &[Migration {
+        number: 1,
+        name: "tables",
+        text: include_str!("../../../sql/mysql/0001_tables.sql"),
     }],
 };
 
@@ -57,7 +91,9 @@ pub(super) const fn with_clock(now_ms: &'static str) -> Dialect {
         now: now_ms,
         column_ms: SQLITE.column_ms,
         connection_setup: SQLITE.connection_setup,
-        begin: SQLITE.begin,
+        lock: SQLITE.lock,
+        unlock: SQLITE.unlock,
+        widths: SQLITE.widths,
         writers_max: SQLITE.writers_max,
         migrations: SQLITE.migrations,
     }
@@ -89,95 +125,9 @@ impl Dialect {
     }
 }
 
-/// The setting `jdbc.url`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatabaseUrl {
-    path: PathBuf,
-}
-
-/// Why a `jdbc.url` cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DatabaseUrlError {
-    /// A kind of database this version cannot talk to.
-    #[error("{0} databases are not supported by this version; use sqlite:PATH")]
-    Unsupported(String),
-    /// Not `kind:place`.
-    #[error("not a database URL; use sqlite:PATH")]
-    Malformed,
-}
-
-impl DatabaseUrl {
-    /// The embedded database in a file.
-    #[must_use]
-    pub fn of_file(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
-    }
-
-    /// The file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn dialect(&self) -> &'static Dialect {
-        &SQLITE
-    }
-
-    pub(super) fn connect_url(&self) -> String {
-        // The driver cuts the URL at the first question mark and un-escapes percent signs.
-        let path = self
-            .path
-            .to_string_lossy()
-            .replace('%', "%25")
-            .replace('?', "%3F");
-        format!("sqlite:{path}?mode=rwc")
-    }
-}
-
-impl FromStr for DatabaseUrl {
-    type Err = DatabaseUrlError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.strip_prefix("jdbc:").unwrap_or(text);
-        let (kind, place) = text.split_once(':').ok_or(DatabaseUrlError::Malformed)?;
-        if kind != "sqlite" {
-            return Err(DatabaseUrlError::Unsupported(kind.to_owned()));
-        }
-        let path = match place.strip_prefix("//") {
-            Some(path) => path,
-            None => place,
-        };
-        if path.is_empty() || path.contains('?') {
-            return Err(DatabaseUrlError::Malformed);
-        }
-        Ok(Self { path: path.into() })
-    }
-}
-
-impl std::fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "sqlite:{}", self.path.display())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_urls() {
-        let path = |text: &str| text.parse::<DatabaseUrl>().map(|url| url.path);
-        assert_eq!(path("sqlite:data/m.db"), Ok("data/m.db".into()));
-        assert_eq!(path("jdbc:sqlite:/d/m.db"), Ok("/d/m.db".into()));
-        assert_eq!(path("sqlite:///d/m.db"), Ok("/d/m.db".into()));
-        let unsupported = |kind: &str| Err(DatabaseUrlError::Unsupported(kind.into()));
-        assert_eq!(path("jdbc:mysql://h:3306/qmq?a=b"), unsupported("mysql"));
-        assert_eq!(path("mysql://h/qmq"), unsupported("mysql"));
-        assert_eq!(path("sqlite:"), Err(DatabaseUrlError::Malformed));
-        assert_eq!(path("m.db"), Err(DatabaseUrlError::Malformed));
-    }
 
     #[test]
     fn fills_in_what_differs() {

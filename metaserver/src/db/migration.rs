@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AnyPool, Executor, Row};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor, Row};
 
 use super::dialect::Dialect;
 use super::{DbError, DbResult};
@@ -27,12 +27,23 @@ pub(super) async fn run(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
 }
 
 async fn apply(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
-    // The write lock is taken first: a second metaserver waits and then finds everything done.
-    let mut transaction = pool.begin_with(dialect.begin).await?;
+    // Closed at the end, whatever happens: that undoes what is half done and lets others in.
+    let mut connection = pool.acquire().await?.detach();
+    let result = apply_locked(&mut connection, dialect).await;
+    connection.close().await?;
+    result
+}
+
+async fn apply_locked(connection: &mut AnyConnection, dialect: &Dialect) -> DbResult<()> {
+    if let Some(row) = connection.fetch_optional(dialect.lock).await?
+        && row.try_get::<Option<i64>, _>(0)? != Some(1)
+    {
+        return Err(DbError::Timeout);
+    }
     let create = "CREATE TABLE IF NOT EXISTS qmq_schema (\
                   version BIGINT NOT NULL PRIMARY KEY, name VARCHAR(100) NOT NULL)";
-    transaction.execute(create).await?;
-    let newest = transaction
+    connection.execute(create).await?;
+    let newest = connection
         .fetch_one("SELECT COALESCE(MAX(version), 0) FROM qmq_schema")
         .await?;
     let found: i64 = newest.try_get(0)?;
@@ -48,9 +59,9 @@ async fn apply(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
         .iter()
         .filter(|migration| migration.number > found)
     {
-        transaction.execute(sqlx::raw_sql(migration.text)).await?;
+        connection.execute(sqlx::raw_sql(migration.text)).await?;
         let note = sqlx::query("INSERT INTO qmq_schema (version, name) VALUES (?, ?)");
-        transaction
+        connection
             .execute(note.bind(migration.number).bind(migration.name))
             .await?;
         tracing::info!(
@@ -59,6 +70,6 @@ async fn apply(pool: &AnyPool, dialect: &Dialect) -> DbResult<()> {
             "migration applied"
         );
     }
-    transaction.commit().await?;
+    connection.execute(dialect.unlock).await?;
     Ok(())
 }

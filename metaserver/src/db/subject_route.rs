@@ -4,7 +4,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use tracing::warn;
 
-use super::{Db, DbResult};
+use super::{Db, DbError, DbResult};
 use crate::routing::Route;
 
 fn read(row: &AnyRow) -> sqlx::Result<Option<(String, Route)>> {
@@ -65,20 +65,20 @@ impl Db {
     /// Creates a route with version 1; `false` when there is one already.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database fails, or the list is too long for its column.
     pub async fn insert_route(&self, subject: &str, groups: &[String]) -> DbResult<bool> {
         let query = self.query(
             "INSERT INTO subject_route (subject_info, broker_group_json, version, create_time, \
              update_time) VALUES (?, ?, 1, {now}, {now})",
         );
-        self.insert(query.bind(subject.to_owned()).bind(json(groups)))
-            .await
+        let json = self.json(groups)?;
+        self.insert(query.bind(subject.to_owned()).bind(json)).await
     }
 
     /// Replaces a route if it still has `version`; `false` when it has not.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database fails, or the list is too long for its column.
     pub async fn update_route(
         &self,
         subject: &str,
@@ -90,13 +90,19 @@ impl Db {
              update_time = {now} WHERE subject_info = ? AND version = ?",
         );
         let query = query
-            .bind(json(groups))
+            .bind(self.json(groups)?)
             .bind(subject.to_owned())
             .bind(version);
         Ok(self.execute(query).await? > 0)
     }
-}
 
-fn json(groups: &[String]) -> String {
-    serde_json::to_string(groups).expect("a list of strings is always JSON")
+    fn json(&self, groups: &[String]) -> DbResult<String> {
+        let json = serde_json::to_string(groups).expect("a list of strings is always JSON");
+        let max = self.widths().route_json;
+        if json.chars().count() > max {
+            let column = "the list of groups";
+            return Err(DbError::TooLong { column, max });
+        }
+        Ok(json)
+    }
 }

@@ -20,6 +20,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::{Master, Node, PATIENCE, Place, question};
 
+on_each_database! {
+    a_broker_learns_who_it_is_and_whom_it_copies_from,
+    a_group_goes_through_its_states,
+    a_heartbeat_brings_a_lost_row_back,
+    a_group_moves_only_to_an_address_that_was_registered,
+    slaves_are_always_told_yes_and_have_no_effect,
+    a_silent_group_goes_away_and_a_heartbeat_brings_it_back,
+    a_broker_that_died_while_nobody_watched_is_found,
+    a_broker_that_moves_to_another_metaserver_stays,
+    a_broker_of_ours_registers_and_takes_its_leave,
+}
+
 const G1: Master = Master {
     group: "g1",
     address: "10.0.0.1:20881",
@@ -59,9 +71,7 @@ async fn add(node: &Node, role: &str, hostname: &str, ip: &str) {
     assert!(reply.starts_with("{\"status\":0,"), "{reply}");
 }
 
-#[tokio::test]
-async fn a_broker_learns_who_it_is_and_whom_it_copies_from() {
-    let place = Place::new();
+async fn a_broker_learns_who_it_is_and_whom_it_copies_from(place: Place) {
     let node = place.start().await;
     assert_eq!(acquire(&node, "m", 20881).await, Err(51));
     add(&node, "4", "b", "10.0.0.3").await;
@@ -87,16 +97,14 @@ async fn a_broker_learns_who_it_is_and_whom_it_copies_from() {
 
 async fn stored(place: &Place) -> Option<(String, i64)> {
     let sql = place.sql().await;
-    let row = sqlx::query("SELECT master_address, broker_state FROM broker_group");
+    let row = sqlx::query("SELECT master_address, CAST(broker_state AS SIGNED) FROM broker_group");
     row.fetch_optional(&sql)
         .await
         .unwrap()
         .map(|row| (row.get(0), row.get(1)))
 }
 
-#[tokio::test]
-async fn a_group_goes_through_its_states() {
-    let place = Place::new();
+async fn a_group_goes_through_its_states(place: Place) {
     let node = place.start().await;
     add(&node, "0", "m", "10.0.0.1").await;
     let at = |state: BrokerState| Some((G1.address.to_owned(), i64::from(state.code())));
@@ -118,9 +126,7 @@ async fn a_group_goes_through_its_states() {
 }
 
 /// With the reference a lost row stayed lost until the broker was restarted.
-#[tokio::test]
-async fn a_heartbeat_brings_a_lost_row_back() {
-    let place = Place::new();
+async fn a_heartbeat_brings_a_lost_row_back(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let sql = place.sql().await;
@@ -137,9 +143,7 @@ async fn a_heartbeat_brings_a_lost_row_back() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_group_moves_only_to_an_address_that_was_registered() {
-    let place = Place::new();
+async fn a_group_moves_only_to_an_address_that_was_registered(place: Place) {
     let node = place.start().await;
     let stranger = Master { group: "g9", ..G1 };
     assert_eq!(node.report(stranger, Online, ReadWrite).await, 51);
@@ -197,9 +201,7 @@ async fn a_group_moves_only_to_an_address_that_was_registered() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn slaves_are_always_told_yes_and_have_no_effect() {
-    let place = Place::new();
+async fn slaves_are_always_told_yes_and_have_no_effect(place: Place) {
     let node = place.start().await;
     for role in [
         BrokerRole::Slave,
@@ -227,9 +229,7 @@ fn quick(place: &Place, silence: Duration) -> MetaserverConfig {
     }
 }
 
-#[tokio::test]
-async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back() {
-    let place = Place::new();
+async fn a_silent_group_goes_away_and_a_heartbeat_brings_it_back(place: Place) {
     let node = place.start_with(quick(&place, SILENCE)).await;
     node.bring_online(G1).await;
     seen_while_it_reports(&node).await;
@@ -259,9 +259,7 @@ async fn seen_while_it_reports(node: &Node) {
 
 /// With the reference timers were armed by reports only, so a broker that died while all
 /// metaservers were down stayed RW.
-#[tokio::test]
-async fn a_broker_that_died_while_nobody_watched_is_found() {
-    let place = Place::new();
+async fn a_broker_that_died_while_nobody_watched_is_found(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.stop().await;
@@ -274,9 +272,7 @@ async fn a_broker_that_died_while_nobody_watched_is_found() {
 
 /// With the reference a broker that moved to another metaserver was set to NRW by the one
 /// it had left.
-#[tokio::test]
-async fn a_broker_that_moves_to_another_metaserver_stays() {
-    let place = Place::new();
+async fn a_broker_that_moves_to_another_metaserver_stays(place: Place) {
     let left = place.start_with(quick(&place, SILENCE)).await;
     let joined = place.start_with(quick(&place, SILENCE)).await;
     left.bring_online(G1).await;
@@ -299,9 +295,7 @@ async fn a_broker_that_moves_to_another_metaserver_stays() {
 }
 
 /// Our own broker side against our own metaserver.
-#[tokio::test]
-async fn a_broker_of_ours_registers_and_takes_its_leave() {
-    let place = Place::new();
+async fn a_broker_of_ours_registers_and_takes_its_leave(place: Place) {
     let node = place.start().await;
     let endpoint: MetaEndpoint = format!("{}/meta/address", node.http()).parse().unwrap();
     let identity = BrokerIdentity {

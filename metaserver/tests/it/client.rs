@@ -7,9 +7,24 @@ use qmq_model::{BrokerRole, BrokerState};
 use qmq_protocol::CommandCode;
 use qmq_protocol::command::broker_register::BrokerRequestType;
 use qmq_protocol::command::client_register::{ClientRequestType, ClientType};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::node::{Master, Place, ask, question};
+
+on_each_database! {
+    a_route_appears_once_a_broker_is_online,
+    the_first_producer_is_answered_as_soon_as_a_broker_comes,
+    a_stop_answers_those_who_wait,
+    nobody_waits_longer_than_the_limit,
+    subjects_have_routes_of_their_own_and_retry_subjects_have_none,
+    a_route_is_topped_up_when_another_group_comes,
+    illegal_subjects_are_refused,
+    a_producer_of_an_illegal_subject_is_refused_with_a_route_that_is_not_stored,
+    a_body_that_cannot_be_decoded_is_answered_51_and_the_connection_kept,
+    readonly_marks_switches_and_states_are_honoured,
+    notes_each_client_once_by_its_raw_subject,
+    a_restart_keeps_everything,
+}
 
 const G1: Master = Master {
     group: "g1",
@@ -27,9 +42,7 @@ const D1: Master = Master {
     role: BrokerRole::DelayMaster,
 };
 
-#[tokio::test]
-async fn a_route_appears_once_a_broker_is_online() {
-    let place = Place::new();
+async fn a_route_appears_once_a_broker_is_online(place: Place) {
     let node = place.start().await;
     let producer = question("order.paid", ClientType::Producer);
     let answer = node.ask(producer).await;
@@ -58,7 +71,7 @@ async fn a_route_appears_once_a_broker_is_online() {
     assert_eq!((answer.client_type, answer.is_online), (1, true));
 
     let sql = place.sql().await;
-    let row = sqlx::query("SELECT broker_group_json, version FROM subject_route")
+    let row = sqlx::query("SELECT broker_group_json, CAST(version AS SIGNED) FROM subject_route")
         .fetch_one(&sql)
         .await
         .unwrap();
@@ -70,9 +83,7 @@ async fn a_route_appears_once_a_broker_is_online() {
 }
 
 /// With the reference the first producer of a subject had to wait for 60 s.
-#[tokio::test]
-async fn the_first_producer_is_answered_as_soon_as_a_broker_comes() {
-    let place = Place::new();
+async fn the_first_producer_is_answered_as_soon_as_a_broker_comes(place: Place) {
     let wait = Duration::from_secs(60);
     let config = MetaserverConfig {
         first_route_wait: wait,
@@ -88,9 +99,7 @@ async fn the_first_producer_is_answered_as_soon_as_a_broker_comes() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_stop_answers_those_who_wait() {
-    let place = Place::new();
+async fn a_stop_answers_those_who_wait(place: Place) {
     let wait = Duration::from_secs(60);
     let config = MetaserverConfig {
         first_route_wait: wait,
@@ -109,9 +118,7 @@ async fn a_stop_answers_those_who_wait() {
     assert_eq!((answer.code, answer.groups.len()), (0, 0));
 }
 
-#[tokio::test]
-async fn nobody_waits_longer_than_the_limit() {
-    let place = Place::new();
+async fn nobody_waits_longer_than_the_limit(place: Place) {
     let wait = Duration::from_millis(30);
     let config = MetaserverConfig {
         first_route_wait: wait,
@@ -125,9 +132,7 @@ async fn nobody_waits_longer_than_the_limit() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn subjects_have_routes_of_their_own_and_retry_subjects_have_none() {
-    let place = Place::new();
+async fn subjects_have_routes_of_their_own_and_retry_subjects_have_none(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let first = question("order.paid", ClientType::Consumer);
@@ -151,9 +156,7 @@ async fn subjects_have_routes_of_their_own_and_retry_subjects_have_none() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_route_is_topped_up_when_another_group_comes() {
-    let place = Place::new();
+async fn a_route_is_topped_up_when_another_group_comes(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let producer = question("order.paid", ClientType::Producer);
@@ -165,9 +168,7 @@ async fn a_route_is_topped_up_when_another_group_comes() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn illegal_subjects_are_refused() {
-    let place = Place::new();
+async fn illegal_subjects_are_refused(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     for name in ["", "a/b", "a b", "a\nb", "a\u{3000}b", "%RETRY%a b%g"] {
@@ -182,9 +183,7 @@ async fn illegal_subjects_are_refused() {
 
 /// A Java producer without a route waits for one for ever and loses a sending thread; with one it
 /// sends, and the broker tells it what is wrong.
-#[tokio::test]
-async fn a_producer_of_an_illegal_subject_is_refused_with_a_route_that_is_not_stored() {
-    let place = Place::new();
+async fn a_producer_of_an_illegal_subject_is_refused_with_a_route_that_is_not_stored(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.bring_online(D1).await;
@@ -233,9 +232,7 @@ async fn a_producer_of_an_illegal_subject_is_refused_with_a_route_that_is_not_st
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_body_that_cannot_be_decoded_is_answered_51_and_the_connection_kept() {
-    let place = Place::new();
+async fn a_body_that_cannot_be_decoded_is_answered_51_and_the_connection_kept(place: Place) {
     let node = place.start().await;
     for code in [
         CommandCode::ClientRegister,
@@ -254,9 +251,7 @@ async fn a_body_that_cannot_be_decoded_is_answered_51_and_the_connection_kept() 
     node.stop().await;
 }
 
-#[tokio::test]
-async fn readonly_marks_switches_and_states_are_honoured() {
-    let place = Place::new();
+async fn readonly_marks_switches_and_states_are_honoured(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.bring_online(G2).await;
@@ -267,7 +262,8 @@ async fn readonly_marks_switches_and_states_are_honoured() {
 
     let sql = place.sql().await;
     let mark = "INSERT INTO readonly_broker_group_setting (subject, broker_group, create_time) \
-                VALUES ('*', 'g1', 0)";
+                VALUES ('*', 'g1', {now})";
+    let mark = AssertSqlSafe(mark.replace("{now}", place.now()));
     sqlx::query(mark).execute(&sql).await.unwrap();
     node.ask_until(producer, |answer| answer.names() == ["g2"])
         .await;
@@ -303,9 +299,7 @@ async fn readonly_marks_switches_and_states_are_honoured() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn notes_each_client_once_by_its_raw_subject() {
-    let place = Place::new();
+async fn notes_each_client_once_by_its_raw_subject(place: Place) {
     let node = place.start().await;
     let online = question("%RETRY%order.paid%group", ClientType::Consumer);
     let mut alive = question("order.paid", ClientType::Consumer);
@@ -330,9 +324,7 @@ async fn notes_each_client_once_by_its_raw_subject() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_restart_keeps_everything() {
-    let place = Place::new();
+async fn a_restart_keeps_everything(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let consumer = question("order.paid", ClientType::Consumer);

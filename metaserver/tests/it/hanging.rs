@@ -10,9 +10,13 @@ use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::{ClientRegisterResponse, ClientType};
 use qmq_protocol::frame::BODY_BYTES_MAX;
 use qmq_protocol::{CommandCode, Decode, Encode, Frame, Header, split_frame};
-use sqlx::Connection;
 
 use crate::node::{Master, PATIENCE, Place, ask, question};
+
+on_each_database! {
+    a_database_that_hangs_holds_up_only_those_who_need_it,
+    one_client_more_than_may_wait_is_answered_with_what_is_known,
+}
 
 const G1: Master = Master {
     group: "g1",
@@ -24,20 +28,13 @@ const WAITING_CLIENTS_MAX: i32 = 10_000;
 
 /// Somebody holds the database for good: every statement that writes hangs. With the reference the
 /// network threads hung with it.
-#[tokio::test]
-async fn a_database_that_hangs_holds_up_only_those_who_need_it() {
-    let place = Place::new();
+async fn a_database_that_hangs_holds_up_only_those_who_need_it(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let known = question("order.paid", ClientType::Consumer);
     node.ask_until(known, |answer| answer.names() == ["g1"])
         .await;
-    let url = format!("sqlite:{}", place.database().display());
-    let mut holder = sqlx::SqliteConnection::connect(&url).await.unwrap();
-    sqlx::query("BEGIN IMMEDIATE")
-        .execute(&mut holder)
-        .await
-        .unwrap();
+    let held = place.hold_writes().await;
 
     // One client asks for a subject that must be written down; behind it on the same connection,
     // a hundred others ask for what is known, each of which is to be noted in the database.
@@ -59,16 +56,14 @@ async fn a_database_that_hangs_holds_up_only_those_who_need_it() {
     answered.expect("what is known does not wait for the database");
     // Who does need it waits, and is served when it comes back.
     assert!(!unknown.is_finished());
-    sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
+    held.release().await;
     let answer = unknown.await.unwrap();
     assert_eq!((answer.code, answer.names()), (0, vec!["g1"]));
     node.stop().await;
 }
 
 /// The reference drops questions without a word when its queue is full.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_client_more_than_may_wait_is_answered_with_what_is_known() {
-    let place = Place::new();
+async fn one_client_more_than_may_wait_is_answered_with_what_is_known(place: Place) {
     let config = MetaserverConfig {
         first_route_wait: Duration::from_secs(60),
         // Whoever waits looks again after each refresh.

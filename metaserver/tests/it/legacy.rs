@@ -12,6 +12,11 @@ use qmq_protocol::{CommandCode, Frame, Header, split_frame};
 
 use crate::node::{Master, Node, PATIENCE, Place, question};
 
+on_each_database! {
+    a_legacy_producer_is_answered_in_its_layout,
+    a_legacy_client_gets_no_answer_rather_than_one_without_groups,
+}
+
 const LEGACY: i16 = 3;
 const G1: Master = Master {
     group: "g1",
@@ -81,9 +86,7 @@ fn register(subject: &str, out: &mut BytesMut) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_producer_is_answered_in_its_layout() {
-    let place = Place::new();
+async fn a_legacy_producer_is_answered_in_its_layout(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.ask_until(question("order.paid", ClientType::Producer), |answer| {
@@ -110,9 +113,7 @@ async fn a_legacy_producer_is_answered_in_its_layout() {
 }
 
 /// C++ clients divide by the number of groups, Erlang clients crash on any code but success.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_client_gets_no_answer_rather_than_one_without_groups() {
-    let place = Place::new();
+async fn a_legacy_client_gets_no_answer_rather_than_one_without_groups(place: Place) {
     let node = place.start().await;
     let mut client = Legacy::connect(&node);
     // No group is there; a subject that is illegal; a body that makes no sense.

@@ -4,13 +4,15 @@
     reason = "a test that cannot go on may as well panic"
 )]
 
+#[macro_use]
+mod node;
+
 mod broker;
 mod client;
 mod conf;
 mod hanging;
 mod legacy;
 mod management;
-mod node;
 mod outage;
 mod process;
 mod race;

@@ -5,6 +5,16 @@ use tokio::net::TcpStream;
 
 use crate::node::{Node, Place, TOKEN, http};
 
+on_each_database! {
+    adds_and_lists_brokers,
+    checks_brokers_in_the_documented_order,
+    a_role_and_an_address_are_taken_once,
+    protected_actions_need_a_token,
+    answers_like_the_reference_to_what_it_does_not_know,
+    serves_metrics_and_health_on_the_same_port,
+    the_address_is_bare_and_the_connection_closes_on_request,
+}
+
 fn broker<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut form = vec![
         ("action", "AddBroker"),
@@ -35,9 +45,7 @@ async fn refusal(node: &Node, changes: &[(&str, &str)]) -> String {
     message.to_owned()
 }
 
-#[tokio::test]
-async fn adds_and_lists_brokers() {
-    let place = Place::new();
+async fn adds_and_lists_brokers(place: Place) {
     let node = place.start().await;
     let added = node.manage(&broker(&[])).await;
     let master = "{\"group\":\"g1\",\"role\":\"MASTER\",\"hostname\":\"host1\",\
@@ -79,9 +87,7 @@ async fn adds_and_lists_brokers() {
 }
 
 /// The order of the checks is part of the API: the first failure is reported.
-#[tokio::test]
-async fn checks_brokers_in_the_documented_order() {
-    let place = Place::new();
+async fn checks_brokers_in_the_documented_order(place: Place) {
     let node = place.start().await;
     // Each line breaks one thing and everything that is checked later.
     let all_wrong = [
@@ -146,9 +152,7 @@ async fn checks_brokers_in_the_documented_order() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_role_and_an_address_are_taken_once() {
-    let place = Place::new();
+async fn a_role_and_an_address_are_taken_once(place: Place) {
     let node = place.start().await;
     node.manage(&broker(&[])).await;
     let message = refusal(&node, &[("hostname", "host2")]).await;
@@ -169,9 +173,7 @@ async fn a_role_and_an_address_are_taken_once() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn protected_actions_need_a_token() {
-    let place = Place::new();
+async fn protected_actions_need_a_token(place: Place) {
     let node = place.start().await;
     let form = broker(&[]);
     let refused = "{\"status\":-1,\"message\":\"no valid api token";
@@ -215,9 +217,7 @@ async fn protected_actions_need_a_token() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn answers_like_the_reference_to_what_it_does_not_know() {
-    let place = Place::new();
+async fn answers_like_the_reference_to_what_it_does_not_know(place: Place) {
     let node = place.start().await;
     let text = |reply: reqwest::Response| async {
         let is_json = reply.headers()["content-type"]
@@ -266,9 +266,7 @@ async fn answers_like_the_reference_to_what_it_does_not_know() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn serves_metrics_and_health_on_the_same_port() {
-    let place = Place::new();
+async fn serves_metrics_and_health_on_the_same_port(place: Place) {
     let node = place.start().await;
     for (path, expected) in [
         ("/healthz", "ok\n"),
@@ -288,9 +286,7 @@ async fn serves_metrics_and_health_on_the_same_port() {
 }
 
 /// C++ clients end at the close of the socket, Erlang crashes at a line end.
-#[tokio::test]
-async fn the_address_is_bare_and_the_connection_closes_on_request() {
-    let place = Place::new();
+async fn the_address_is_bare_and_the_connection_closes_on_request(place: Place) {
     let node = place.start().await;
     let authority = node.http().replace("http://", "");
     let mut stream = TcpStream::connect(&authority).await.unwrap();

@@ -1,4 +1,4 @@
-//! A metaserver in this process, and everything one can ask it.
+//! A metaserver in this process, and everything one can ask it; the databases it runs on.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use qmq_daemon::process::Running;
 use qmq_daemon::settings::Settings;
+use qmq_mariadb::MariaDb;
 use qmq_metaserver::{MetaserverConfig, RunningMetaserver, start};
 use qmq_model::{BrokerGroup, BrokerRole, BrokerState};
 use qmq_protocol::command::broker_register::{BrokerRegisterRequest, BrokerRequestType};
@@ -14,7 +15,7 @@ use qmq_protocol::command::client_register::{
 };
 use qmq_protocol::{CommandCode, Decode, Encode, Frame};
 use qmq_remoting::{Client, ClientConfig};
-use sqlx::SqlitePool;
+use sqlx::{AnyConnection, AnyPool, Executor};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -24,35 +25,97 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "secret";
 const VERSION: i16 = 9;
 
-/// A folder with a database and tokens; nodes run on it.
+/// Makes two tests of each function, one on SQLite and one on MariaDB. One that is not listed is
+/// never used, which the compiler says.
+macro_rules! on_each_database {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                Box::pin(super::$name(crate::node::Place::new())).await;
+            })+
+        }
+        mod mariadb {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                Box::pin(super::$name(crate::node::Place::on_mariadb())).await;
+            })+
+        }
+    };
+}
+
+/// A database of its own and a folder with tokens; nodes run on it.
 pub(crate) struct Place {
     folder: TempDir,
+    database: Database,
+}
+
+enum Database {
+    Sqlite,
+    MariaDb(&'static MariaDb, String),
 }
 
 impl Place {
+    /// On SQLite.
     pub(crate) fn new() -> Self {
+        Self::of(Database::Sqlite)
+    }
+
+    /// On MariaDB.
+    pub(crate) fn on_mariadb() -> Self {
+        let server = MariaDb::shared().unwrap_or_else(|error| panic!("{error}"));
+        Self::of(Database::MariaDb(server, server.create_database().unwrap()))
+    }
+
+    /// A new one of the same kind.
+    pub(crate) fn another(&self) -> Self {
+        match &self.database {
+            Database::Sqlite => Self::new(),
+            Database::MariaDb(..) => Self::on_mariadb(),
+        }
+    }
+
+    fn of(database: Database) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokens.properties"), "secret=tests\n").unwrap();
-        Self { folder }
+        Self { folder, database }
     }
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(crate) fn database(&self) -> PathBuf {
-        self.path().join("data/metaserver.db")
-    }
-
     pub(crate) fn tokens(&self) -> PathBuf {
         self.path().join("tokens.properties")
     }
 
+    /// The setting `jdbc.url`.
+    pub(crate) fn jdbc_url(&self) -> String {
+        match &self.database {
+            Database::Sqlite => format!("sqlite:{}", self.file().display()),
+            Database::MariaDb(server, name) => server.jdbc_url(name),
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path().join("data/metaserver.db")
+    }
+
+    /// The time now as the columns of times take it.
+    pub(crate) fn now(&self) -> &'static str {
+        match &self.database {
+            Database::Sqlite => "unixepoch() * 1000",
+            Database::MariaDb(..) => "NOW()",
+        }
+    }
+
     /// Quick timers, nobody waits for a first route, everything else as in production.
     pub(crate) fn config(&self) -> MetaserverConfig {
-        let url = format!("sqlite:{}", self.database().display());
+        let url = self.jdbc_url();
         let pairs = [
             ("jdbc.url", url.as_str()),
+            ("jdbc.username", qmq_mariadb::USER),
+            ("jdbc.password", qmq_mariadb::PASSWORD),
             ("meta.server.port", "0"),
             ("meta.server.discover.port", "0"),
             ("qmq.ip", "127.0.0.1"),
@@ -86,10 +149,43 @@ impl Place {
     }
 
     /// The database, past the metaserver.
-    pub(crate) async fn sql(&self) -> SqlitePool {
-        SqlitePool::connect(&format!("sqlite:{}", self.database().display()))
+    pub(crate) async fn sql(&self) -> AnyPool {
+        sqlx::any::install_default_drivers();
+        let url = match &self.database {
+            Database::Sqlite => format!("sqlite:{}", self.file().display()),
+            Database::MariaDb(server, name) => server.driver_url(name),
+        };
+        AnyPool::connect(&url).await.unwrap()
+    }
+
+    /// Keeps everybody from writing, not from reading, until it is released.
+    pub(crate) async fn hold_writes(&self) -> HeldWrites {
+        let mut holder = self.sql().await.acquire().await.unwrap().detach();
+        let (hold, release) = match &self.database {
+            Database::Sqlite => ("BEGIN IMMEDIATE", "ROLLBACK"),
+            Database::MariaDb(..) => (
+                "LOCK TABLES broker_group READ, subject_route READ, client_meta_info READ, \
+                 qmq_broker_liveness READ",
+                "UNLOCK TABLES",
+            ),
+        };
+        holder.execute(sqlx::raw_sql(hold)).await.unwrap();
+        HeldWrites { holder, release }
+    }
+}
+
+/// See [`Place::hold_writes`].
+pub(crate) struct HeldWrites {
+    holder: AnyConnection,
+    release: &'static str,
+}
+
+impl HeldWrites {
+    pub(crate) async fn release(mut self) {
+        self.holder
+            .execute(sqlx::raw_sql(self.release))
             .await
-            .unwrap()
+            .unwrap();
     }
 }
 

@@ -4,8 +4,16 @@ use qmq_model::BrokerRole;
 use qmq_model::BrokerState::ReadWrite;
 use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Online};
 use qmq_protocol::command::client_register::ClientType;
+use sqlx::AssertSqlSafe;
 
 use crate::node::{Master, Place, ask, http, question};
+
+on_each_database! {
+    clients_keep_their_groups,
+    bad_rows_are_skipped_one_by_one,
+    a_database_that_is_busy_only_makes_newcomers_wait,
+    a_crowd_of_new_subjects_is_served,
+}
 
 const G1: Master = Master {
     group: "g1",
@@ -20,9 +28,7 @@ const D1: Master = Master {
 
 /// The most important rule: an internal failure never gives a consumer an
 /// empty list, because it would stop consuming.
-#[tokio::test]
-async fn clients_keep_their_groups() {
-    let place = Place::new();
+async fn clients_keep_their_groups(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.bring_online(D1).await;
@@ -83,9 +89,7 @@ async fn clients_keep_their_groups() {
 }
 
 /// One bad row stopped the Java metaserver from starting.
-#[tokio::test]
-async fn bad_rows_are_skipped_one_by_one() {
-    let place = Place::new();
+async fn bad_rows_are_skipped_one_by_one(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     let consumer = question("order.paid", ClientType::Consumer);
@@ -93,14 +97,16 @@ async fn bad_rows_are_skipped_one_by_one() {
         .await;
     node.stop().await;
     let sql = place.sql().await;
+    let now = place.now();
     for statement in [
         "INSERT INTO subject_route (subject_info, broker_group_json, version, create_time, \
-         update_time) VALUES ('cut.off', '[\"g1\",\"g', 3, 0, 0)",
+         update_time) VALUES ('cut.off', '[\"g1\",\"g', 3, {now}, {now})",
         "INSERT INTO broker_group (group_name, kind, master_address, broker_state, create_time, \
-         update_time) VALUES ('odd', 1, '10.0.0.9:1', 9, 0, 0)",
+         update_time) VALUES ('odd', 1, '10.0.0.9:1', 9, {now}, {now})",
         "INSERT INTO broker (group_name, hostname, ip, role, create_time, update_time) \
-         VALUES ('odd', 'odd', 1, 77, 0, 0)",
+         VALUES ('odd', 'odd', 1, 77, {now}, {now})",
     ] {
+        let statement = AssertSqlSafe(statement.replace("{now}", now));
         sqlx::query(statement).execute(&sql).await.unwrap();
     }
     let node = place.start().await;
@@ -122,20 +128,14 @@ async fn bad_rows_are_skipped_one_by_one() {
 
 /// A Java consumer asks for its first route once and never again: it must not be told of trouble
 /// that passes.
-#[tokio::test]
-async fn a_database_that_is_busy_only_makes_newcomers_wait() {
-    let place = Place::new();
+async fn a_database_that_is_busy_only_makes_newcomers_wait(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.ask_until(question("order.paid", ClientType::Consumer), |answer| {
         answer.names() == ["g1"]
     })
     .await;
-    let mut other = place.sql().await.acquire().await.unwrap();
-    sqlx::query("BEGIN IMMEDIATE")
-        .execute(&mut *other)
-        .await
-        .unwrap();
+    let held = place.hold_writes().await;
     let client = node.client();
     let newcomer =
         tokio::spawn(
@@ -146,16 +146,14 @@ async fn a_database_that_is_busy_only_makes_newcomers_wait() {
     assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
     assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
     assert!(!newcomer.is_finished());
-    sqlx::query("ROLLBACK").execute(&mut *other).await.unwrap();
+    held.release().await;
     let answer = newcomer.await.unwrap();
     assert_eq!((answer.code, answer.names()), (0, vec!["g1"]));
     node.stop().await;
 }
 
 /// The writes of one metaserver do not fail each other.
-#[tokio::test]
-async fn a_crowd_of_new_subjects_is_served() {
-    let place = Place::new();
+async fn a_crowd_of_new_subjects_is_served(place: Place) {
     let node = place.start().await;
     node.bring_online(G1).await;
     node.ask_until(question("order.paid", ClientType::Consumer), |answer| {

@@ -9,6 +9,12 @@ use qmq_protocol::command::client_register::ClientType;
 
 use crate::node::{Master, Node, Place, question};
 
+on_each_database! {
+    two_nodes_that_assign_one_subject_agree,
+    two_nodes_that_top_up_one_route_agree,
+    two_nodes_start_at_once_on_nothing,
+}
+
 const MASTERS: [Master; 6] = [
     master("g0", "10.0.0.1:20881"),
     master("g1", "10.0.0.2:20881"),
@@ -27,9 +33,7 @@ const fn master(group: &'static str, address: &'static str) -> Master {
 }
 
 /// Each node draws groups at random; the row decides.
-#[tokio::test]
-async fn two_nodes_that_assign_one_subject_agree() {
-    let place = Place::new();
+async fn two_nodes_that_assign_one_subject_agree(place: Place) {
     let nodes = [place.start().await, place.start().await];
     for master in MASTERS {
         nodes[0].bring_online(master).await;
@@ -68,9 +72,7 @@ async fn knows_every_group(node: &Node, number: usize) {
 }
 
 /// Both nodes see that a route is short of groups and add some; neither change is lost.
-#[tokio::test]
-async fn two_nodes_that_top_up_one_route_agree() {
-    let place = Place::new();
+async fn two_nodes_that_top_up_one_route_agree(place: Place) {
     let narrow = place.start().await;
     narrow.bring_online(MASTERS[0]).await;
     let producer = question("order.paid", ClientType::Producer);
@@ -106,10 +108,9 @@ async fn two_nodes_that_top_up_one_route_agree() {
     }
 }
 
-#[tokio::test]
-async fn two_nodes_start_at_once_on_nothing() {
+async fn two_nodes_start_at_once_on_nothing(kind: Place) {
     for _ in 0..10 {
-        let place = Place::new();
+        let place = kind.another();
         let (one, two) = tokio::join!(place.start(), place.start());
         one.bring_online(MASTERS[0]).await;
         let producer = question("order.paid", ClientType::Producer);
