@@ -5,11 +5,25 @@ use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::add_broker::AddBroker;
+use crate::action::{Change, Look};
 use crate::command::bench::Bench;
+use crate::command::brokers::{
+    AddBroker, ListBrokerGroups, ListBrokers, ReplaceBroker, SwapBrokers,
+};
+use crate::command::completions::Completions;
+use crate::command::databases::{AddDb, ListDbs};
 use crate::command::delay::Delay;
-use crate::command::list_brokers::ListBrokers;
+use crate::command::on_offline::OnOffline;
 use crate::command::publish::Publish;
+use crate::command::readonly::{ListReadonly, MarkReadonly, UnMarkReadonly};
+use crate::command::reset_offset::ResetOffset;
+use crate::command::routes::{
+    AddNewSubject, AddSubjectBrokerGroup, ExtendSubjectRoute, ListSubjectRoutes,
+    RemoveSubjectBrokerGroup,
+};
+use crate::command::show_brokers::ShowBrokers;
+use crate::command::show_consumers::ShowConsumers;
+use crate::command::show_subjects::ShowSubjects;
 use crate::command::subscribe::Subscribe;
 
 /// Port of a metaserver's HTTP side when none is given.
@@ -17,11 +31,22 @@ const HTTP_PORT_DEFAULT: u16 = 8080;
 /// `admin.port` of a delay server that sets none.
 pub(crate) const DELAY_ADMIN_PORT_DEFAULT: u16 = 20884;
 
+/// `admin.port` of a broker that sets none.
+pub(crate) const BROKER_ADMIN_PORT_DEFAULT: u16 = 20883;
+
 /// Tools for a QMQ cluster.
+///
+/// QMQ_META and QMQ_TOKEN in the environment stand for --metaserver and --token. Every option may
+/// be written in camelCase or with dashes, with its value behind `=` or as the next word.
 ///
 /// Exit codes: 0 done, 1 the server or a part of the work said no, 2 wrong usage or nobody answers.
 #[derive(Debug, Parser)]
-#[command(name = "qmq-tools", version, arg_required_else_help = true)]
+#[command(
+    name = "qmq-tools",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,27 +55,93 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Makes a broker known to the metaserver. Do this before the broker is started.
-    #[command(name = "AddBroker", version)]
-    AddBroker(AddBroker),
-    /// Lists the brokers the metaserver knows.
-    #[command(name = "ListBrokers", version)]
-    ListBrokers(ListBrokers),
+    #[command(name = "AddBroker", alias = "add-broker")]
+    AddBroker(Change<AddBroker>),
+    /// Gives a role of a group to another machine; prints which one had it.
+    #[command(name = "ReplaceBroker", alias = "replace-broker")]
+    ReplaceBroker(Change<ReplaceBroker>),
+    /// Makes the slave of a group its master and the master its slave, in one step. Stop both
+    /// before.
+    #[command(name = "SwapBrokers", alias = "swap-brokers")]
+    SwapBrokers(Change<SwapBrokers>),
+    /// Lists the brokers the metaserver knows, as JSON.
+    #[command(name = "ListBrokers", alias = "list-brokers")]
+    ListBrokers(Look<ListBrokers>),
+    /// Lists the broker groups whose masters registered, as JSON.
+    #[command(name = "ListBrokerGroups", alias = "list-broker-groups")]
+    ListBrokerGroups(Look<ListBrokerGroups>),
+    /// Shows servers and the state of their groups as a table.
+    #[command(name = "Brokers", alias = "brokers")]
+    ShowBrokers(ShowBrokers),
+    /// Lists which groups serve which subject, as JSON.
+    #[command(name = "ListSubjectRoutes", alias = "list-subject-routes")]
+    ListSubjectRoutes(Look<ListSubjectRoutes>),
+    /// Shows subjects and the groups that serve them as a table.
+    #[command(name = "Subjects", alias = "subjects")]
+    ShowSubjects(ShowSubjects),
+    /// Notes the tag of a subject, before it is used for the first time.
+    #[command(name = "AddNewSubject", alias = "add-new-subject")]
+    AddNewSubject(Change<AddNewSubject>),
+    /// Lets one more group serve a subject.
+    #[command(name = "AddSubjectBrokerGroup", alias = "add-subject-broker-group")]
+    AddSubjectBrokerGroup(Change<AddSubjectBrokerGroup>),
+    /// Lets a group serve a subject no more; '*': no subject at all.
+    #[command(
+        name = "RemoveSubjectBrokerGroup",
+        alias = "remove-subject-broker-group"
+    )]
+    RemoveSubjectBrokerGroup(Change<RemoveSubjectBrokerGroup>),
+    /// Lets a new group serve what another one serves.
+    #[command(name = "ExtendSubjectRoute", alias = "extend-subject-route")]
+    ExtendSubjectRoute(Change<ExtendSubjectRoute>),
+    /// Lets producers send to a group no more; consumers go on.
+    #[command(name = "MarkReadonly", aliases = ["mark-readonly", "MarkReadonlyBrokerGroup"])]
+    MarkReadonly(Change<MarkReadonly>),
+    /// Lets producers send to a group again.
+    #[command(
+        name = "UnMarkReadonly",
+        aliases = ["unmark-readonly", "un-mark-readonly", "UnmarkReadonly", "UnMarkReadonlyBrokerGroup"]
+    )]
+    UnMarkReadonly(Change<UnMarkReadonly>),
+    /// Lists what is marked, as JSON.
+    #[command(name = "ListReadonly", alias = "list-readonly")]
+    ListReadonly(Look<ListReadonly>),
+    /// Shows who consumes a subject as a table.
+    #[command(name = "Consumers", alias = "consumers")]
+    ShowConsumers(ShowConsumers),
+    /// Takes consumers offline and back.
+    #[command(name = "OnOffline", aliases = ["on-offline", "onoffline"])]
+    OnOffline(OnOffline),
+    /// Lets a consumer group go on at the newest or the oldest message.
+    #[command(name = "ResetOffset", alias = "reset-offset")]
+    ResetOffset(Change<ResetOffset>),
+    /// Makes a database of transactional messages known to the watchdog.
+    #[command(name = "AddDb", alias = "add-db")]
+    AddDb(Change<AddDb>),
+    /// Lists these databases without passwords, as JSON.
+    #[command(name = "ListDbs", alias = "list-dbs")]
+    ListDbs(Look<ListDbs>),
     /// Sends messages and waits until each is confirmed.
-    #[command(name = "pub", version)]
+    #[command(name = "pub")]
     Publish(Publish),
     /// Consumes messages: prints each as one line of JSON and acknowledges it.
-    #[command(name = "sub", version)]
+    #[command(name = "sub")]
     Subscribe(Subscribe),
     /// Looks for messages that are to come later, and cancels or moves them.
-    #[command(version)]
     Delay(Delay),
     /// Measures a broker with load of its own, and checks what comes back.
-    #[command(name = "bench", version)]
+    #[command(name = "bench")]
     Bench(Box<Bench>),
+    /// Prints a script that lets a shell complete commands and options.
+    Completions(Completions),
+    /// Prints the version.
+    Version,
 }
 
 /// `host[:port]` of a metaserver's HTTP side.
 pub(crate) type Metaserver = HttpServer<HTTP_PORT_DEFAULT>;
+/// `host[:port]` of a broker's HTTP side.
+pub(crate) type BrokerAdmin = HttpServer<BROKER_ADMIN_PORT_DEFAULT>;
 /// `host[:port]` of a delay server's HTTP side.
 pub(crate) type DelayServer = HttpServer<DELAY_ADMIN_PORT_DEFAULT>;
 

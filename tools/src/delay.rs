@@ -6,13 +6,12 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, TOKEN, answer_to};
 use crate::cli::{DELAY_ADMIN_PORT_DEFAULT, DelayServer, Metaserver};
-use crate::output::Outcome;
+use crate::site::Reads;
 
 /// Role of the servers that are asked: slaves decide nothing.
 const ROLE: &str = "DELAY_MASTER";
@@ -23,21 +22,24 @@ const ASKED_AT_ONCE_MAX: usize = 32;
 #[derive(Args, Debug)]
 pub(crate) struct Where {
     /// HTTP side of the metaserver, which knows all delay servers. Default port: 8080.
-    #[arg(long, value_name = "HOST[:PORT]", required_unless_present = "server")]
+    #[arg(
+        long,
+        alias = "meta-server",
+        value_name = "HOST[:PORT]",
+        env = "QMQ_META",
+        required_unless_present = "server"
+    )]
     metaserver: Option<Metaserver>,
     /// Port of the HTTP side (`admin.port`) of the delay servers the metaserver names.
     #[arg(long, value_name = "PORT", default_value_t = DELAY_ADMIN_PORT_DEFAULT)]
     admin_port: u16,
     /// HTTP side of a delay server, instead of those the metaserver names; may be given several
-    /// times. Default port: 20884. A message unknown to these may still be with others.
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        conflicts_with_all = ["metaserver", "admin_port"]
-    )]
+    /// times, also where QMQ_META is set. Default port: 20884. A message unknown to these may still
+    /// be with others.
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "admin_port")]
     server: Vec<DelayServer>,
     /// Token from the valid-api-tokens.properties of the servers.
-    #[arg(long, default_value = "")]
+    #[arg(long, env = "QMQ_TOKEN", hide_env_values = true, default_value = "")]
     token: String,
 }
 
@@ -57,18 +59,6 @@ pub(crate) struct Answers {
     pub(crate) answers: Vec<Answer>,
     /// Who gave no usable answer, and why.
     silent: Vec<String>,
-}
-
-/// Brokers as the metaserver lists them.
-#[derive(Deserialize)]
-struct Listed {
-    data: Vec<ListedBroker>,
-}
-
-#[derive(Deserialize)]
-struct ListedBroker {
-    role: String,
-    ip: String,
 }
 
 impl Where {
@@ -128,16 +118,16 @@ impl Where {
     }
 
     async fn servers(&self) -> Result<Vec<DelayServer>> {
-        let Some(metaserver) = &self.metaserver else {
+        let metaserver = self.metaserver.as_ref();
+        let Some(metaserver) = metaserver.filter(|_| self.server.is_empty()) else {
             return Ok(self.server.clone());
         };
-        let (outcome, line) = admin::ask(metaserver, &self.token, "ListBrokers", &[]).await?;
-        if outcome != Outcome::Done {
-            bail!("ListBrokers at {metaserver}: {line}");
-        }
-        let listed: Listed = serde_json::from_str(&line)
-            .with_context(|| format!("ListBrokers at {metaserver}: no list of brokers"))?;
-        let masters = listed.data.iter().filter(|broker| broker.role == ROLE);
+        let site = Reads {
+            metaserver: metaserver.clone(),
+            token: self.token.clone(),
+        };
+        let listed = site.brokers("").await?;
+        let masters = listed.iter().filter(|broker| broker.role == ROLE);
         let servers: Result<Vec<DelayServer>, _> = masters
             .map(|master| format!("{}:{}", master.ip, self.admin_port).parse())
             .collect();

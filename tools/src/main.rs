@@ -1,11 +1,16 @@
 //! Runs one command; its outcome is the exit code.
 
+mod action;
 mod admin;
 mod bench;
 mod cli;
 mod command;
 mod delay;
+mod listing;
 mod output;
+mod progress;
+mod site;
+mod table;
 mod when;
 
 use std::io::IsTerminal;
@@ -25,7 +30,7 @@ fn main() -> ExitCode {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             eprintln!("{error:#}");
-            output::FAILED.into()
+            output::exit_code_of(&error)
         }
     }
 }

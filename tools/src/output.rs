@@ -1,10 +1,11 @@
 //! What a command says, and the exit codes.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Wrong usage, or nobody answers. The same number as for errors that the argument parser finds.
-pub(crate) const FAILED: u8 = 2;
+const FAILED: u8 = 2;
 const REFUSED: u8 = 1;
 
 /// How a command that got answers ended.
@@ -27,6 +28,27 @@ impl Outcome {
             Self::Done => ExitCode::SUCCESS,
             Self::Refused => REFUSED.into(),
         }
+    }
+}
+
+/// A server said no where the rest of a command depends on a yes.
+#[derive(Debug)]
+pub(crate) struct NotAgreed(pub(crate) String);
+
+impl fmt::Display for NotAgreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server says no: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotAgreed {}
+
+/// The exit code of a command that ended early.
+pub(crate) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    if error.is::<NotAgreed>() {
+        Outcome::Refused.exit_code()
+    } else {
+        FAILED.into()
     }
 }
 

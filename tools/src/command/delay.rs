@@ -28,19 +28,14 @@ pub(crate) struct Delay {
 enum What {
     /// Prevents the delivery of a message: `cancelled`, `already cancelled`, `dispatching` (it is
     /// on its way and may arrive), `delivered`. Done if a copy is cancelled and none dispatching.
-    #[command(version)]
     Cancel(OneMessage),
     /// Gives a message another time: `rescheduled`, or why not. Done if a copy got its time.
-    #[command(version)]
     Reschedule(Reschedule),
     /// Tells when a message is due: `pending`, `dispatching`, `delivered`, `cancelled`.
-    #[command(version)]
     Find(OneMessage),
     /// Counts messages that are pending.
-    #[command(version)]
     Count(Selection),
     /// Lists messages that are pending, the next one first.
-    #[command(version)]
     List(List),
 }
 

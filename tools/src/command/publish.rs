@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::Metaserver;
 use crate::output::{Outcome, pace};
+use crate::progress::Progress;
 use crate::when::{Moment, duration};
 
 /// Name under which the application shows up at the metaserver.
@@ -33,7 +34,12 @@ const FAILURES_TOLD: usize = 10;
 #[derive(Args, Debug)]
 pub(crate) struct Publish {
     /// HTTP side of the metaserver. Default port: 8080.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(
+        long,
+        alias = "meta-server",
+        value_name = "HOST[:PORT]",
+        env = "QMQ_META"
+    )]
     metaserver: Metaserver,
     /// Subject to send to.
     #[arg(long)]
@@ -85,7 +91,9 @@ impl Publish {
         let producer = Producer::builder(self.metaserver.address_url(), APP_CODE).build()?;
         let begun = Instant::now();
         let (mut sends, mut tally) = (JoinSet::new(), Tally::default());
+        let progress = Progress::of(self.count, "messages");
         for number in 0..self.count {
+            progress.set(tally.confirmed + tally.failed);
             if sends.len() >= UNANSWERED_MAX {
                 tally.add(sends.join_next().await);
             }
@@ -110,7 +118,9 @@ impl Publish {
         }
         while !sends.is_empty() {
             tally.add(sends.join_next().await);
+            progress.set(tally.confirmed + tally.failed);
         }
+        progress.end();
         // Every send has its result: this only ends the connections.
         producer.close(Duration::ZERO).await?;
         if let Some(usage) = tally.usage {

@@ -1,6 +1,6 @@
 //! `sub`: consumes messages, prints and acknowledges them.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::publish::APP_CODE;
 use crate::cli::Metaserver;
 use crate::output::{Outcome, pace};
+use crate::progress::Progress;
 
 /// Most messages taken at once.
 const PULL_MAX: usize = 50;
@@ -26,7 +27,12 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 #[derive(Args, Debug)]
 pub(crate) struct Subscribe {
     /// HTTP side of the metaserver. Default port: 8080.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(
+        long,
+        alias = "meta-server",
+        value_name = "HOST[:PORT]",
+        env = "QMQ_META"
+    )]
     metaserver: Metaserver,
     /// Subject to consume.
     #[arg(long)]
@@ -64,11 +70,15 @@ impl Subscribe {
         let consumer = self.open()?;
         let begun = Instant::now();
         let mut received = 0;
+        // Where the messages themselves are seen they are progress enough.
+        let is_seen = std::io::stdout().is_terminal();
+        let progress = (!is_seen).then(|| Progress::counting("messages"));
         let consumed = tokio::select! {
-            consumed = self.consume(&consumer, &mut received) => consumed,
+            consumed = self.consume(&consumer, &mut received, progress.as_ref()) => consumed,
             signal = interrupted() => signal.context("cannot wait for signals"),
         };
         let closed = consumer.close(CLOSE_WAIT).await;
+        drop(progress);
         eprintln!(
             "{received} messages received in {}",
             pace(received, begun.elapsed())
@@ -109,7 +119,12 @@ impl Subscribe {
         })
     }
 
-    async fn consume(&self, consumer: &Consumer, received: &mut usize) -> Result<()> {
+    async fn consume(
+        &self,
+        consumer: &Consumer,
+        received: &mut usize,
+        progress: Option<&Progress>,
+    ) -> Result<()> {
         let limit = self.timeout.map(Duration::from_secs);
         let begun = Instant::now();
         loop {
@@ -124,6 +139,9 @@ impl Subscribe {
             for delivery in consumer.pull(missing.min(PULL_MAX), wait).await {
                 print(delivery)?;
                 *received += 1;
+            }
+            if let Some(progress) = progress {
+                progress.set(*received);
             }
         }
     }

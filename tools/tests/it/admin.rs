@@ -170,6 +170,11 @@ fn help_and_version_are_exit_code_0() {
         &["--version"],
         &["AddBroker", "--help"],
         &["ListBrokers", "-V"],
+        &["version"],
+        &["help"],
+        &["help", "ResetOffset"],
+        &["ResetOffset", "--help"],
+        &["completions", "bash"],
         &["pub", "-h"],
         &["sub", "--help"],
     ] {

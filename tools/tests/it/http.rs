@@ -1,4 +1,4 @@
-//! An HTTP server that answers every request the same way and notes what it was asked.
+//! An HTTP server with made-up answers that notes what it was asked.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -27,6 +27,14 @@ impl FakeHttp {
     /// Answers with this status line and body for as long as the process lives.
     pub(crate) fn start(status: &'static str, body: impl Into<String>) -> Self {
         let body = body.into();
+        Self::answering(status, move |_| body.clone())
+    }
+
+    /// Answers with what `answer` makes of the request.
+    pub(crate) fn answering(
+        status: &'static str,
+        answer: impl Fn(&Asked) -> String + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let (sender, asked) = channel();
@@ -34,6 +42,7 @@ impl FakeHttp {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let request = read(&mut stream);
+                let body = answer(&request);
                 let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
                 let length = format!("Content-Length: {}\r\n\r\n", body.len());
                 // The client may have gone away; the test sees that for itself.
