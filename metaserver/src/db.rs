@@ -4,12 +4,14 @@
 //! Queries are the same for every kind of database; the little that differs (the clock, how times
 //! are kept) stands in `dialect.rs` and is written `{now}` or `{ms:column}` in a query.
 
+mod breaker;
 pub mod broker;
 pub mod broker_group;
 pub mod broker_liveness;
 pub mod client_meta_info;
 pub mod client_offline_state;
 mod dialect;
+mod lease;
 mod migration;
 pub mod readonly_setting;
 pub mod subject_info;
@@ -27,12 +29,14 @@ use tokio::sync::Semaphore;
 
 pub use url::{DatabaseUrl, DatabaseUrlError};
 
+use breaker::Breaker;
 use dialect::Dialect;
+use lease::Lease;
 
 /// Longest wait for one statement, turn and connection included. Brokers wait 2 s for an answer.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Longest wait for reading a whole table.
-const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for reading a whole table, or a long stretch of one.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the first connection of all.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a connection of the pool.
@@ -55,6 +59,9 @@ pub enum DbError {
     /// No answer in time.
     #[error("the database did not answer in time")]
     Timeout,
+    /// It did not answer a moment ago, and nobody waits for it again so soon.
+    #[error("the database is away")]
+    Away,
     /// Anything else.
     #[error("database: {0}")]
     Failed(sqlx::Error),
@@ -88,6 +95,7 @@ pub struct Db {
     dialect: &'static Dialect,
     /// Turns of statements that write.
     writers: Arc<Semaphore>,
+    breaker: Arc<Breaker>,
     widths: Widths,
 }
 
@@ -112,7 +120,8 @@ impl Widths {
         let Some(query) = dialect.widths else {
             return Ok(widths);
         };
-        for row in within(STATEMENT_TIMEOUT, sqlx::query(query).fetch_all(pool)).await? {
+        let rows = async { Ok(sqlx::query(query).fetch_all(pool).await?) };
+        for row in within(STATEMENT_TIMEOUT, rows).await? {
             let (column, width): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
             let width = usize::try_from(width).unwrap_or(0);
             match column.as_str() {
@@ -133,11 +142,11 @@ impl Db {
         sqlx::any::install_default_drivers();
         let dialect = url.dialect();
         // A pool only says that it waited in vain; a single connection says what is wrong.
-        let first = within(
-            FIRST_CONNECT_TIMEOUT,
-            AnyConnection::connect(&url.connect_url()),
-        );
-        within(FIRST_CONNECT_TIMEOUT, first.await?.close()).await?;
+        let first = async {
+            let first = AnyConnection::connect(&url.connect_url()).await?;
+            Ok(first.close().await?)
+        };
+        within(FIRST_CONNECT_TIMEOUT, first).await?;
         let options = AnyPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -149,6 +158,7 @@ impl Db {
             pool,
             dialect,
             writers: Arc::new(Semaphore::new(dialect.writers_max)),
+            breaker: Arc::default(),
             widths,
         })
     }
@@ -169,8 +179,9 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn now_ms(&self) -> DbResult<i64> {
-        let query = sqlx::query_scalar(AssertSqlSafe(self.dialect.expand("SELECT {now_ms}")));
-        self.run(query.fetch_one(&self.pool)).await
+        let row = self.fetch_optional(self.query("SELECT {now_ms}")).await?;
+        let row = row.ok_or(DbError::Failed(sqlx::Error::RowNotFound))?;
+        Ok(row.try_get(0)?)
     }
 
     /// A query whose text holds `{now}`, `{now_ms}` or `{ms:column}` where dialects differ.
@@ -178,26 +189,58 @@ impl Db {
         sqlx::query(AssertSqlSafe(self.dialect.expand(text)))
     }
 
-    async fn run<T>(&self, query: impl Future<Output = sqlx::Result<T>>) -> DbResult<T> {
-        within(STATEMENT_TIMEOUT, query).await
+    /// Whether the last statement was answered, be it with an error.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.breaker.is_closed()
     }
 
-    /// Reads a whole table.
-    async fn scan(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<Vec<AnyRow>> {
-        within(SCAN_TIMEOUT, query.fetch_all(&self.pool)).await
+    async fn lease(&self) -> DbResult<Lease<'_>> {
+        Lease::take(&self.pool, &self.breaker).await
+    }
+
+    /// Reads a row.
+    async fn fetch_optional(
+        &self,
+        query: Query<'static, Any, AnyArguments>,
+    ) -> DbResult<Option<AnyRow>> {
+        let row = async {
+            let mut lease = self.lease().await?;
+            let row = query.fetch_optional(lease.connection()).await;
+            lease.settle(row)
+        };
+        within(STATEMENT_TIMEOUT, row).await
+    }
+
+    /// Reads a few rows.
+    async fn fetch_all(&self, query: Query<'static, Any, AnyArguments>) -> DbResult<Vec<AnyRow>> {
+        within(STATEMENT_TIMEOUT, self.rows(query)).await
+    }
+
+    /// Reads a whole table, or a long stretch of one.
+    async fn scan(&self, query: Query<'static, Any, AnyArguments>) -> DbResult<Vec<AnyRow>> {
+        within(SCAN_TIMEOUT, self.rows(query)).await
+    }
+
+    async fn rows(&self, query: Query<'static, Any, AnyArguments>) -> DbResult<Vec<AnyRow>> {
+        let mut lease = self.lease().await?;
+        let rows = query.fetch_all(lease.connection()).await;
+        lease.settle(rows)
     }
 
     /// Runs a statement that writes, when it is its turn; returns the number of rows it matched.
-    async fn execute(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<u64> {
-        let result = self.run(async {
+    async fn execute(&self, query: Query<'static, Any, AnyArguments>) -> DbResult<u64> {
+        let result = async {
             let _turn = self.writers.acquire().await;
-            query.execute(&self.pool).await
-        });
-        Ok(result.await?.rows_affected())
+            let mut lease = self.lease().await?;
+            let result = query.execute(lease.connection()).await;
+            lease.settle(result)
+        };
+        Ok(within(STATEMENT_TIMEOUT, result).await?.rows_affected())
     }
 
     /// Inserts a row; `false` when a row with the same key exists.
-    async fn insert(&self, query: Query<'_, Any, AnyArguments>) -> DbResult<bool> {
+    async fn insert(&self, query: Query<'static, Any, AnyArguments>) -> DbResult<bool> {
         match self.execute(query).await {
             Ok(_) => Ok(true),
             Err(DbError::Duplicate) => Ok(false),
@@ -206,9 +249,9 @@ impl Db {
     }
 }
 
-async fn within<T>(limit: Duration, query: impl Future<Output = sqlx::Result<T>>) -> DbResult<T> {
-    match tokio::time::timeout(limit, query).await {
-        Ok(result) => Ok(result?),
+async fn within<T>(limit: Duration, work: impl Future<Output = DbResult<T>>) -> DbResult<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
         Err(_) => Err(DbError::Timeout),
     }
 }
@@ -272,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn a_statement_has_a_deadline() {
         let limit = Duration::from_millis(1);
-        let never = std::future::pending::<sqlx::Result<()>>();
+        let never = std::future::pending::<DbResult<()>>();
         assert!(matches!(within(limit, never).await, Err(DbError::Timeout)));
     }
 }

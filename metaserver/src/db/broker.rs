@@ -86,7 +86,7 @@ impl Db {
              WHERE hostname = ? AND serve_port = ?",
         );
         let query = query.bind(hostname.to_owned()).bind(port);
-        let row = self.run(query.fetch_optional(&self.pool)).await?;
+        let row = self.fetch_optional(query).await?;
         Ok(row.as_ref().map(BrokerRow::read).transpose()?.flatten())
     }
 
@@ -100,9 +100,7 @@ impl Db {
              CAST(serve_port AS SIGNED), CAST(sync_port AS SIGNED) FROM broker \
              WHERE group_name = ? ORDER BY id",
         );
-        let rows = self
-            .run(query.bind(group.to_owned()).fetch_all(&self.pool))
-            .await?;
+        let rows = self.fetch_all(query.bind(group.to_owned())).await?;
         read_all(&rows)
     }
 

@@ -104,9 +104,7 @@ impl Db {
              CAST(broker_state AS SIGNED), tag, {ms:update_time} FROM broker_group \
              WHERE group_name = ?",
         );
-        let row = self
-            .run(query.bind(name.to_owned()).fetch_optional(&self.pool))
-            .await?;
+        let row = self.fetch_optional(query.bind(name.to_owned())).await?;
         Ok(row.as_ref().map(GroupRow::read).transpose()?.flatten())
     }
 

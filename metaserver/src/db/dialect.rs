@@ -63,7 +63,7 @@ pub(super) static MYSQL: Dialect = Dialect {
     column_ms: ("CAST(COALESCE(UNIX_TIMESTAMP(", "), 0) * 1000 AS SIGNED)"),
     connection_setup: "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                        SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
-                       time_zone = '+00:00', innodb_lock_wait_timeout = 1",
+                       time_zone = '+00:00', innodb_lock_wait_timeout = 1, lock_wait_timeout = 1",
     // As many as there are connections.
     writers_max: 1_000,
     // Statements on tables commit by themselves, so a transaction would not keep others out. The

@@ -49,9 +49,7 @@ impl Db {
             "SELECT subject_info, broker_group_json, CAST(version AS SIGNED) FROM subject_route \
              WHERE subject_info = ?",
         );
-        let row = self
-            .run(query.bind(subject.to_owned()).fetch_optional(&self.pool))
-            .await?;
+        let row = self.fetch_optional(query.bind(subject.to_owned())).await?;
         let Some(row) = row else { return Ok(None) };
         match read(&row)? {
             Some((_, route)) => Ok(Some(route)),
