@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::address::HostIdentity;
 use crate::failure::{EXIT_NOT_DRAINED, FailureKind, StartError};
-use crate::logging::{self, LogFilter};
+use crate::logging::{self, LogFilter, LogFormat};
 use crate::open_files;
 use crate::settings::{Settings, SettingsArgs, SettingsError};
 use crate::shutdown::StopSignals;
@@ -56,7 +56,7 @@ impl Server {
         R: Running,
         F: Future<Output = Result<R, StartError>>,
     {
-        let prepared = match self.prepare(args, configure) {
+        let mut prepared = match self.prepare(args, configure) {
             Ok(prepared) => prepared,
             Err(error) => return self.refuse(&StartError::from(error)),
         };
@@ -64,7 +64,15 @@ impl Server {
             print!("{}", prepared.settings.report());
             return ExitCode::SUCCESS;
         }
-        logging::init(prepared.filter);
+        let ProcessConfig {
+            filter,
+            format,
+            drain,
+        } = prepared.process;
+        let level = logging::init(filter, format);
+        prepared
+            .settings
+            .on_change(move |settings| level.follow(settings));
         open_files::raise();
         prepared.settings.log_findings();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -75,7 +83,6 @@ impl Server {
             Ok(runtime) => runtime,
             Err(error) => return self.refuse(&StartError::new(FailureKind::Running, error)),
         };
-        let drain = prepared.drain;
         let code = runtime.block_on(async {
             let stop = CancellationToken::new();
             let start = start(prepared.config, prepared.settings, stop.clone());
@@ -92,16 +99,12 @@ impl Server {
         configure: impl FnOnce(&Settings) -> Result<C, SettingsError>,
     ) -> Result<Prepared<C>, SettingsError> {
         let settings = Settings::load(self.name, self.companions, args)?;
-        let filter = LogFilter::from_settings(&settings)?;
-        let seconds = settings.number("drain.deadline.seconds", DRAIN_SECONDS_DEFAULT, 1..=3600)?;
-        // Servers use these when they start; a bad or unknown one is told before.
-        HostIdentity::check(&settings)?;
+        let process = ProcessConfig::from_settings(&settings)?;
         let config = configure(&settings)?;
         Ok(Prepared {
             settings,
-            filter,
+            process,
             config,
-            drain: Duration::from_secs(seconds),
         })
     }
 
@@ -156,7 +159,34 @@ impl Server {
 
 struct Prepared<C> {
     settings: Settings,
-    filter: LogFilter,
+    process: ProcessConfig,
     config: C,
+}
+
+/// What every server process can be told.
+#[derive(Debug)]
+pub struct ProcessConfig {
+    /// `log.level`: what is logged. May change while running.
+    filter: LogFilter,
+    /// `log.format`: how it is written.
+    format: LogFormat,
+    /// `drain.deadline.seconds`: longest orderly end. Default: 30.
     drain: Duration,
+}
+
+impl ProcessConfig {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// The first value that makes no sense, with its origin.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let seconds = settings.number("drain.deadline.seconds", DRAIN_SECONDS_DEFAULT, 1..=3600)?;
+        // Servers use these when they start; a bad or unknown one is told before.
+        HostIdentity::check(settings)?;
+        Ok(Self {
+            filter: LogFilter::from_settings(settings)?,
+            format: LogFormat::from_settings(settings)?,
+            drain: Duration::from_secs(seconds),
+        })
+    }
 }

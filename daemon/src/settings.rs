@@ -1,37 +1,43 @@
-//! Layered settings: the command line, one `.properties` file, built-in defaults.
+//! Layered settings: the command line, one settings file, built-in defaults.
 //!
 //! The first of these that exists is read, the others are not:
 //!
 //! 1. the file named with `-c FILE`;
-//! 2. `QMQ_CONF`: a file, or a folder that holds `NAME.properties`;
-//! 3. `$QMQ_HOME/conf/NAME.properties`;
-//! 4. `./conf/NAME.properties`.
+//! 2. `QMQ_CONF`: a file, or a folder that holds `NAME.properties` or `NAME.toml`;
+//! 3. `$QMQ_HOME/conf/NAME.properties`, or `NAME.toml`;
+//! 4. `./conf/NAME.properties`, or `NAME.toml`.
 //!
 //! `--set key=value` wins over the file, the file over the defaults in the code. A blank value is
 //! an absent one. Every value remembers where it came from, and so does every error.
 
 mod args;
 mod error;
+pub mod file;
 mod follow;
+mod layers;
+mod map_file;
 mod origin;
-pub mod properties;
+mod properties;
 mod report;
 mod search;
+mod toml_text;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 pub use args::SettingsArgs;
 pub use error::SettingsError;
-pub use follow::follow;
+pub use follow::{FOLLOW_PERIOD, follow};
+pub use map_file::MapFile;
 pub use origin::Origin;
 pub use search::Environment;
 
-use follow::FileStamp;
+use follow::{FileStamp, Hooks};
+use layers::Layer;
 use report::shown;
 
 /// The settings of one process. Getters note what was asked, so that the keys nobody asked for can
@@ -48,6 +54,8 @@ pub struct Settings {
     folder: Option<PathBuf>,
     notes: Vec<String>,
     asked: Mutex<BTreeMap<String, Asked>>,
+    /// What is told of changes while the process runs.
+    hooks: Hooks,
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +94,12 @@ impl Settings {
         companions: &[&'static str],
         args: &SettingsArgs,
     ) -> Result<Self, SettingsError> {
-        let place = search::find(environment, name, args.file.as_deref())?;
+        let place = search::find(
+            environment,
+            name,
+            args.file.as_deref(),
+            args.config_fallback,
+        )?;
         let mut settings = Self {
             name: name.to_owned(),
             companions: companions.to_vec(),
@@ -95,25 +108,23 @@ impl Settings {
             entries: BTreeMap::new(),
             files: Vec::new(),
             folder: place.folder,
-            notes: Vec::new(),
-            asked: Mutex::new(BTreeMap::new()),
+            notes: place.notes,
+            asked: Mutex::default(),
+            hooks: Hooks::default(),
         };
+        let mut layers = Vec::new();
         if let Some(file) = place.file {
-            settings.read(file)?;
+            settings.read(file, &mut layers)?;
         }
         for companion in companions {
             let path = settings.companion_path(companion);
-            if let Some(path) = path.filter(|path| matches!(path.try_exists(), Ok(true))) {
-                settings.read(path)?;
+            if let Some(path) = path.filter(|path| file::is_file(path)) {
+                settings.read(path, &mut layers)?;
             }
         }
-        for (key, value) in &args.set {
-            let entry = Entry {
-                value: value.trim().to_owned(),
-                origin: Origin::CommandLine,
-            };
-            settings.entries.insert(key.clone(), entry);
-        }
+        layers.push(Layer::of_command_line(&args.set));
+        settings.entries =
+            layers::merge(&layers).map_err(|source| SettingsError::Layers { source })?;
         Ok(settings)
     }
 
@@ -122,7 +133,7 @@ impl Settings {
     pub fn of_pairs(name: &str, pairs: &[(&str, &str)]) -> Self {
         let entry = |value: &str| Entry {
             value: value.to_owned(),
-            origin: Origin::CommandLine,
+            origin: Origin::COMMAND_LINE,
         };
         Self {
             name: name.to_owned(),
@@ -136,34 +147,18 @@ impl Settings {
             files: Vec::new(),
             folder: None,
             notes: Vec::new(),
-            asked: Mutex::new(BTreeMap::new()),
+            asked: Mutex::default(),
+            hooks: Hooks::default(),
         }
     }
 
-    fn read(&mut self, path: PathBuf) -> Result<(), SettingsError> {
+    /// Reads a file as the layer above `layers`.
+    fn read(&mut self, path: PathBuf, layers: &mut Vec<Layer>) -> Result<(), SettingsError> {
         let stamp = FileStamp::of(&path);
-        let file = properties::read(&path)?;
-        self.notes.extend(file.note);
-        let path: Arc<Path> = path.into();
-        for property in file.properties {
-            let origin = Origin::File {
-                path: Arc::clone(&path),
-                line: property.line,
-            };
-            let entry = Entry {
-                value: property.value.trim().to_owned(),
-                origin,
-            };
-            if let Some(earlier) = self.entries.get(&property.key) {
-                let (key, origin) = (&property.key, &entry.origin);
-                self.notes.push(format!(
-                    "{origin}: {key} replaces the value of {}",
-                    earlier.origin
-                ));
-            }
-            self.entries.insert(property.key, entry);
-        }
-        self.files.push((path.to_path_buf(), stamp));
+        let layer = Layer::of_file(&path, file::read(&path)?, &mut self.notes);
+        layer.note_replaced(layers, &mut self.notes);
+        layers.push(layer);
+        self.files.push((path, stamp));
         Ok(())
     }
 
@@ -173,11 +168,13 @@ impl Settings {
         &self.name
     }
 
-    /// Where `NAME.properties` of a companion belongs: beside the settings file, whether it exists
-    /// yet or not. `None` when there is no folder of settings at all.
+    /// The file of a companion, beside the settings file: `NAME.properties`, or `NAME.toml` when
+    /// only that exists. `None` when there is no folder of settings at all.
     #[must_use]
     pub fn companion_path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(format!("{name}.properties")))
+        let folder = self.folder.as_ref()?;
+        let missing = || folder.join(format!("{name}.properties"));
+        Some(search::named_in(folder, name).unwrap_or_else(missing))
     }
 
     /// The value of `key`, or `default`.
@@ -280,7 +277,7 @@ impl Settings {
             None => SettingsError::Invalid {
                 key: key.to_owned(),
                 value: String::new(),
-                origin: Origin::Default,
+                origin: Origin::DEFAULT,
                 what,
             },
         }
@@ -307,7 +304,7 @@ impl Settings {
             }
             None => {
                 let value = default.map(|value| shown(key, &value.to_string()));
-                self.note_asked(key, value, Origin::Default);
+                self.note_asked(key, value, Origin::DEFAULT);
             }
         }
         entry

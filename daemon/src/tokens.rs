@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use axum::http::HeaderMap;
 use tracing::{info, warn};
 
-use crate::settings::properties;
+use crate::settings::file;
 
 /// The header that carries the token.
 pub const TOKEN_HEADER: &str = "X-Api-Token";
@@ -29,8 +29,8 @@ impl Tokens {
     #[must_use]
     pub fn owner(&self, presented: &str) -> Option<String> {
         let path = self.file.as_ref()?;
-        let file = match properties::read(path) {
-            Ok(file) => file,
+        let tokens = match file::read(path) {
+            Ok(tokens) => tokens,
             Err(error) => {
                 warn!(%error, "cannot read the api tokens: every management call is refused");
                 return None;
@@ -38,7 +38,7 @@ impl Tokens {
         };
         let mut owner = None;
         // Every token is compared, so that the time tells nothing about which one was close.
-        for property in file.properties {
+        for property in tokens.properties {
             // A line that begins with '=' would make the empty token a valid one.
             if !property.key.is_empty() && is_same(property.key.as_bytes(), presented.as_bytes()) {
                 owner = Some(property.value.trim().to_owned());

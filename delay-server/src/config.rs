@@ -71,6 +71,14 @@ impl DelayServerConfig {
             "dispatch.sync.timeout.ms",
             "delay.send.threads",
             "delay.send.batch.thread.size",
+            "delay.send.wait.time",
+            "delay.send.batch.executor.sleep.min.millis",
+            "netty.send.message.retry.max.times",
+            "netty.send.message.retry.without.fallback.max.times",
+            "netty.send.message.retry.min.sleep.millis",
+            "netty.send.message.retry.max.sleep.millis",
+            "netty.send.message.retry.without.fallback.max.sleep.millis",
+            "add.wheel.exception.sleep.millis",
         ]);
         let seconds = |key, default, max| {
             let seconds = settings.number(key, default, 0..=max)?;
@@ -128,7 +136,7 @@ mod tests {
     use std::path::Path;
 
     use qmq_daemon::SettingsArgs;
-    use qmq_daemon::address::HostIdentity;
+    use qmq_daemon::process::ProcessConfig;
 
     use super::*;
 
@@ -149,7 +157,7 @@ mod tests {
         };
         let settings = Settings::load("delay", &[], &args).unwrap();
         let sample = DelayServerConfig::from_settings(&settings).unwrap();
-        HostIdentity::from_settings(&settings).unwrap();
+        ProcessConfig::from_settings(&settings).unwrap();
         let unknown = settings.unknown();
         assert!(unknown.is_empty(), "{unknown:?}");
         let endpoint = sample.member.meta_endpoint.to_string();

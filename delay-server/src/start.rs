@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use qmq_daemon::member::{self, Member, RunningMember};
 use qmq_daemon::metrics::Metrics;
+use qmq_daemon::settings::{FOLLOW_PERIOD, follow};
 use qmq_daemon::tokens::Tokens;
 use qmq_daemon::{FailureKind, Settings, StartError};
 use qmq_model::{BrokerRole, Clock, SystemClock};
@@ -55,6 +56,8 @@ pub async fn start(
     );
     let serving = serving.map_err(|error| StartError::new(FailureKind::Running, error))?;
     let banner = banner(&config, &meta.group, &member);
+    // None of its own keys is dynamic; those of the process are.
+    tokio::spawn(follow(settings, FOLLOW_PERIOD, stop.clone(), |_| Ok(())));
     member.register(&meta, serving, banner, stop)
 }
 

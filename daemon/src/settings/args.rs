@@ -9,6 +9,11 @@ pub struct SettingsArgs {
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
 
+    /// When the file named with -c (or by QMQ_CONF) is missing, warn and look in the next place
+    /// instead of refusing to start.
+    #[arg(long)]
+    pub config_fallback: bool,
+
     /// Set one key; wins over every file. Can be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub set: Vec<(String, String)>,

@@ -8,7 +8,7 @@ use super::Origin;
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A file was named but is not there.
-    #[error("no {name}.properties: {why}; tried {}", join(.tried))]
+    #[error("no settings for {name}: {why}; tried {}", join(.tried))]
     NotFound {
         /// The server whose settings were looked for.
         name: String,
@@ -33,7 +33,7 @@ pub enum SettingsError {
         /// Largest size taken.
         limit: u64,
     },
-    /// A line is not in `.properties` syntax.
+    /// A line is not in the syntax of its file.
     #[error("{}:{line}: {what}", path.display())]
     Syntax {
         /// The file.
@@ -55,6 +55,12 @@ pub enum SettingsError {
         /// What is wrong with it.
         what: String,
     },
+    /// The layers of settings do not fit together.
+    #[error("cannot combine the settings: {source}")]
+    Layers {
+        /// What is wrong.
+        source: config::ConfigError,
+    },
     /// A key without a default is not set.
     #[error("{key} is not set in {looked_in}")]
     Missing {
@@ -63,6 +69,17 @@ pub enum SettingsError {
         /// The file that was read.
         looked_in: String,
     },
+}
+
+impl SettingsError {
+    /// The key that is wrong, when it is a single one.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { key, .. } | Self::Missing { key, .. } => Some(key),
+            _ => None,
+        }
+    }
 }
 
 fn join(paths: &[PathBuf]) -> String {

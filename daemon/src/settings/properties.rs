@@ -1,62 +1,14 @@
-//! One `.properties` file: Java's syntax, UTF-8 or else ISO-8859-1.
+//! The text of one `.properties` file: Java's syntax, UTF-8 or else ISO-8859-1.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use encoding_rs::{UTF_8, WINDOWS_1252};
 use java_properties::{LineContent, PropertiesIter};
 
 use super::SettingsError;
+use super::file::{Properties, Property};
 
-/// Largest file taken: thousands of times a real one, small enough to hold in memory.
-pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
-/// One key with its value, unescaped but not trimmed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Property {
-    /// The key.
-    pub key: String,
-    /// The value.
-    pub value: String,
-    /// The line the key stands on, counted from 1.
-    pub line: usize,
-}
-
-/// What a file holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Properties {
-    /// In the order of the file; a repeated key is repeated here.
-    pub properties: Vec<Property>,
-    /// Something the operator should hear about, without being an error.
-    pub note: Option<String>,
-}
-
-/// Reads a file.
-///
-/// # Errors
-/// When it cannot be read, is larger than [`FILE_BYTES_MAX`], or is not in `.properties` syntax.
-pub fn read(path: &Path) -> Result<Properties, SettingsError> {
-    let failed = |source| SettingsError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(SettingsError::TooLarge {
-            path: path.to_owned(),
-            limit: FILE_BYTES_MAX,
-        });
-    }
-    parse(path, &bytes)
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<Properties, SettingsError> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Properties, SettingsError> {
     let is_utf8 = std::str::from_utf8(bytes).is_ok();
     let encoding = if is_utf8 { UTF_8 } else { WINDOWS_1252 };
     let mut properties = Vec::new();
@@ -112,7 +64,7 @@ mod tests {
 
     #[test]
     fn reads_utf8_and_falls_back_to_latin1() {
-        assert_eq!(pairs("\u{feff}a=é订".as_bytes())[0].1, "é订");
+        assert_eq!(pairs("a=é订".as_bytes())[0].1, "é订");
         let file = parse(Path::new("x"), b"a=\xe9").unwrap();
         assert_eq!(file.properties[0].value, "é");
         assert!(file.note.is_some());

@@ -40,7 +40,7 @@ impl Settings {
             warn!("{note}");
         }
         for (key, Asked { value, origin }) in self.asked() {
-            if value.is_none() && origin != Origin::Default {
+            if value.is_none() && origin != Origin::DEFAULT {
                 warn!(key, %origin, "setting has no effect in this server");
             }
         }
@@ -50,7 +50,8 @@ impl Settings {
     }
 
     /// Every value that was asked for, as `key = value  # origin`, one per line, sorted by key;
-    /// unknown keys and other findings follow. Secrets are masked.
+    /// the files that were read, unknown keys and
+    /// other findings follow. Secrets are masked.
     #[must_use]
     pub fn report(&self) -> String {
         let values = self.asked().into_iter().map(|(key, asked)| match asked {
@@ -60,8 +61,8 @@ impl Settings {
             } => format!("{key} = {value}  # {origin}\n"),
             Asked {
                 value: None,
-                origin: Origin::Default,
-            } => format!("# {key} is not set\n"),
+                origin,
+            } if origin == Origin::DEFAULT => format!("# {key} is not set\n"),
             Asked {
                 value: None,
                 origin,
@@ -71,10 +72,12 @@ impl Settings {
         let unknown = self.unknown().into_iter();
         let unknown =
             unknown.map(|(key, origin)| format!("# warning: unknown setting {key} ({origin})\n"));
-        values.chain(notes).chain(unknown).collect()
+        let files = self.files.iter();
+        let files = files.map(|(path, _)| format!("# read: {}\n", path.display()));
+        values.chain(files).chain(notes).chain(unknown).collect()
     }
 
-    fn asked(&self) -> BTreeMap<String, Asked> {
+    pub(super) fn asked(&self) -> BTreeMap<String, Asked> {
         self.asked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

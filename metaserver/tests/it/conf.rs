@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use qmq_daemon::settings::{Environment, Settings, SettingsArgs, properties};
+use qmq_daemon::process::ProcessConfig;
+use qmq_daemon::settings::{Environment, Settings, SettingsArgs, file};
 use qmq_metaserver::MetaserverConfig;
 
 fn conf() -> PathBuf {
@@ -52,21 +53,16 @@ fn samples_are_the_defaults_and_every_key_in_them_exists() {
     }
     let all = load(&folder.path().join("metaserver.properties"));
     MetaserverConfig::from_settings(&all).unwrap();
-    // Keys that the process reads for every server.
-    let common = ["log.level", "drain.deadline.seconds"];
-    let unknown: Vec<String> = all.unknown().into_iter().map(|(key, _)| key).collect();
-    let unknown: Vec<&String> = unknown
-        .iter()
-        .filter(|key| !common.contains(&key.as_str()))
-        .collect();
+    ProcessConfig::from_settings(&all).unwrap();
+    let unknown = all.unknown();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 /// A sample must not hand out a token that works.
 #[test]
 fn the_sample_of_tokens_holds_none() {
-    let file = properties::read(&conf().join("valid-api-tokens.properties")).unwrap();
-    assert_eq!(file.properties, []);
+    let tokens = file::read(&conf().join("valid-api-tokens.properties")).unwrap();
+    assert_eq!(tokens.properties, []);
 }
 
 /// What the install document of the Java servers tells operators to write.
