@@ -33,12 +33,8 @@ pub struct BrokerConfig {
     pub duplicate_bytes_max: usize,
     /// `consumer.unacked.max`: messages one consumer may hold. Default: 100 000.
     pub unacked_max: u64,
-    /// `message.retry.delay.seconds`: how old messages of retry subjects are when they are handed
-    /// out. Default: 5 s.
-    pub retry_delay: Duration,
-    /// `consumer.dead.seconds`, `consumer.lost.ack.seconds`, `consumer.forget.hours`,
-    /// `group.forget.hours`, `put_need_retry_message.limiter`.
-    pub patience: Patience,
+    /// Values that may change while running.
+    pub rules: RuleValues,
     /// `sub_env_isolation_filter.enable` and `sub_env_isolation_filter.rules_url`: where rules that
     /// keep sub-environments apart come from. Default: they are not kept apart.
     pub env_rules_url: Option<String>,
@@ -48,6 +44,9 @@ pub struct BrokerConfig {
     /// `subjects.max`: subjects that messages are taken for; each costs some hundred bytes of
     /// memory for ever. Messages for further ones are refused. Default: 1 000 000.
     pub subjects_max: usize,
+    /// `config.export.seconds`: how often the files of `store.root/config/` are written; `None`:
+    /// never. Default: 10 s.
+    pub export_period: Option<Duration>,
     /// `shutdown.drain.seconds`: how long a stopping broker waits for started requests. Default: 10.
     pub drain: Duration,
 }
@@ -66,7 +65,24 @@ impl BrokerConfig {
             "message.checkpoint.interval",
             "sync.batch.size",
             "message.sync.timeout.ms",
+            "receive.queue.size",
+            "Receiver.RejectIllegalSubject",
+            "PullMessageProcessor.AllowNonPositiveRequestNum",
+            "ConsumerStatusChecker.SkipCheckDuringOffline",
+            "slave.message.lag.time.max.seconds",
+            "slave.message.lag.mark_readonly",
+            "slave.server.http.port",
+            "query.max.threads",
+            "log_dispatcher.pause.millis",
+            "consumerlog.v2.enable",
+            "memtable.max_reserved",
+            "memtable.max_active",
+            "smt.retention.hours",
         ]);
+        if settings.flag("smt.enable", false)? {
+            let what = "stores in sorted message tables are not served";
+            return Err(settings.invalid("smt.enable", what.to_owned()));
+        }
         Ok(Self {
             member: MemberConfig::from_settings(settings, 20883)?,
             store_root: settings.get("store.root", "data/broker".to_owned())?.into(),
@@ -85,15 +101,14 @@ impl BrokerConfig {
                 (1 << 20)..=(64 << 30),
             )?,
             unacked_max: settings.number("consumer.unacked.max", 100_000, 100..=1_000_000)?,
-            retry_delay: Duration::from_secs(settings.number(
-                "message.retry.delay.seconds",
-                5,
-                0..=86_400,
-            )?),
-            patience: patience(settings)?,
+            rules: RuleValues::from_settings(settings)?,
             env_rules_url: env_rules_url(settings)?,
             reply_bytes_max: settings.number("pull.reply.bytes.max", 4 << 20, 1024..=(64 << 20))?,
             subjects_max: settings.number("subjects.max", 1_000_000, 1..=100_000_000)?,
+            export_period: match settings.number("config.export.seconds", 10, 0..=86_400)? {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
             drain: Duration::from_secs(settings.number("shutdown.drain.seconds", 10, 0..=600)?),
         })
     }
@@ -113,6 +128,31 @@ impl BrokerConfig {
     }
 }
 
+/// Values that may change while running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleValues {
+    /// `message.retry.delay.seconds`: how old messages of retry subjects are when they are handed
+    /// out. Default: 5 s.
+    pub retry_delay: Duration,
+    /// `consumer.dead.seconds`, `consumer.lost.ack.seconds`, `consumer.forget.hours`,
+    /// `group.forget.hours`, `put_need_retry_message.limiter`.
+    pub patience: Patience,
+}
+
+impl RuleValues {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// The first value that makes no sense, with its origin.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let seconds = settings.number("message.retry.delay.seconds", 5, 0..=86_400)?;
+        Ok(Self {
+            retry_delay: Duration::from_secs(seconds),
+            patience: patience(settings)?,
+        })
+    }
+}
+
 fn retention(settings: &Settings) -> Result<Option<Retention>, SettingsError> {
     let hours = |key| {
         let hours: u64 = settings.number(key, 72, 1..=87_600)?;
@@ -124,7 +164,7 @@ fn retention(settings: &Settings) -> Result<Option<Retention>, SettingsError> {
         hours("pulllog.retention.hours")?,
     );
     let interval = settings.number("log.retention.check.interval.seconds", 60, 1..=86_400)?;
-    let is_on = settings.get("log.expired.delete.enable", true)?;
+    let is_on = settings.flag("log.expired.delete.enable", true)?;
     Ok(is_on.then_some(Retention {
         messages,
         actions,
@@ -151,7 +191,7 @@ fn patience(settings: &Settings) -> Result<Patience, SettingsError> {
 }
 
 fn env_rules_url(settings: &Settings) -> Result<Option<String>, SettingsError> {
-    let enable = settings.get("sub_env_isolation_filter.enable", false)?;
+    let enable = settings.flag("sub_env_isolation_filter.enable", false)?;
     let key = "sub_env_isolation_filter.rules_url";
     let url: Option<String> = settings.optional(key)?;
     match (enable, url) {
@@ -174,7 +214,7 @@ mod tests {
     use std::path::Path;
 
     use qmq_daemon::SettingsArgs;
-    use qmq_daemon::address::HostIdentity;
+    use qmq_daemon::process::ProcessConfig;
 
     use super::*;
 
@@ -187,14 +227,8 @@ mod tests {
         };
         let settings = Settings::load("broker", &[], &args).unwrap();
         let sample = BrokerConfig::from_settings(&settings).unwrap();
-        HostIdentity::from_settings(&settings).unwrap();
-        let _ = qmq_daemon::logging::LogFilter::from_settings(&settings).unwrap();
+        ProcessConfig::from_settings(&settings).unwrap();
         let unknown = settings.unknown();
-        let process = ["drain.deadline.seconds", "log.level"];
-        let unknown: Vec<_> = unknown
-            .iter()
-            .filter(|(key, _)| !process.contains(&key.as_str()))
-            .collect();
         assert!(unknown.is_empty(), "{unknown:?}");
         let endpoint = sample.member.meta_endpoint.to_string();
         let defaults = Settings::of_pairs("broker", &[("meta.server.endpoint", &endpoint)]);

@@ -14,6 +14,7 @@ pub mod config;
 pub mod copy;
 pub mod deliver;
 pub mod env_rules;
+pub mod export;
 pub mod filter;
 pub mod handler;
 pub mod http;

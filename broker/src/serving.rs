@@ -78,8 +78,7 @@ impl Serving {
                 unacked_max: config.unacked_max,
                 reply_bytes_max: config.reply_bytes_max,
             },
-            patience: config.patience,
-            retry_delay: config.retry_delay,
+            rules: config.rules,
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             stop: stop_server.clone(),
         };

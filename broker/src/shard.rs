@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use manage::{GroupReport, MemberReport, Reset, ResetTo};
+pub use manage::{GroupReport, MemberReport, Reset, ResetTo, Standing};
 use qmq_model::names::SubjectKind;
 use qmq_model::{
     Clock, ConsumerGroup, ConsumerId, MessageSequence, PullSequence, Subject, UnixMillis,
@@ -27,6 +27,7 @@ use qmq_store::{Action, ConsumerKey, Progress, StoreReader};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::RuleValues;
 use crate::deliver::Deliverer;
 use crate::filter::Filter;
 use crate::inbox::Inbox;
@@ -35,7 +36,7 @@ use crate::portion::{Limits, Verdicts};
 use crate::shard::give_back::GivenBack;
 use crate::shard::serve::Prepared;
 use crate::shard::timers::{TimerKey, Timers};
-use crate::subscription::{Patience, PullAction, PullState, Subscription};
+use crate::subscription::{PullAction, PullState, Subscription};
 use crate::waiting::Waiting;
 
 /// Requests that may wait for a shard; more wait on their connections.
@@ -122,6 +123,10 @@ enum Input {
     Forgotten(SubscriptionKey),
     /// Somebody wants to know about the groups of a subject.
     Describe(Subject, oneshot::Sender<Vec<GroupReport>>),
+    /// Somebody wants to know where groups stand, of at most so many.
+    Standings(usize, oneshot::Sender<Vec<Standing>>),
+    /// The settings have changed.
+    Rules(RuleValues),
 }
 
 /// All shards: finds the owner of a subscription.
@@ -148,10 +153,8 @@ pub struct Surroundings {
     pub metrics: Arc<Metrics>,
     /// What may be handed out.
     pub limits: Limits,
-    /// How long whom is waited for.
-    pub patience: Patience,
-    /// How old messages of retry subjects are when they are handed out.
-    pub retry_delay: Duration,
+    /// How long whom is waited for, and how long messages of retry subjects wait. May change.
+    pub rules: RuleValues,
     /// Bounds the jobs that read or copy; [`JOBS_MAX`] permits.
     pub jobs: Arc<Semaphore>,
     /// Waiting pulls are answered when it is cancelled.
@@ -196,29 +199,6 @@ impl Shards {
     pub async fn ack(&self, ack: Ack, responder: Responder) {
         let owner = self.owner(&ack.key);
         let _ = owner.send(Input::Ack(ack, responder)).await;
-    }
-
-    /// Moves a group. It is answered once that is durable.
-    pub async fn reset(&self, reset: Reset, responder: Responder) {
-        let owner = self.owner(&reset.key);
-        let _ = owner.send(Input::Reset(reset, responder)).await;
-    }
-
-    /// The groups of a subject, sorted by name.
-    pub async fn describe(&self, subject: &Subject) -> Vec<GroupReport> {
-        let mut found = Vec::new();
-        for input in self.inputs.iter() {
-            let (tell, told) = oneshot::channel();
-            if input
-                .send(Input::Describe(subject.clone(), tell))
-                .await
-                .is_ok()
-            {
-                found.extend(told.await.unwrap_or_default());
-            }
-        }
-        found.sort_by(|a, b| a.group.cmp(&b.group));
-        found
     }
 
     fn owner(&self, key: &SubscriptionKey) -> &mpsc::Sender<Input> {
@@ -298,7 +278,7 @@ impl Shard {
         own: mpsc::WeakSender<Input>,
         restored: Vec<(SubscriptionKey, Subscription)>,
     ) -> Self {
-        let look_at = around.clock.now().plus(around.patience.dead_after);
+        let look_at = around.clock.now().plus(around.rules.patience.dead_after);
         let mut shard = Self {
             index,
             around,
@@ -362,6 +342,10 @@ impl Shard {
                 // Nobody listens any more: nothing to tell.
                 let _ = tell.send(self.describe(&subject));
             }
+            Input::Standings(count, tell) => {
+                let _ = tell.send(self.standings(count));
+            }
+            Input::Rules(rules) => self.around.rules = rules,
         }
     }
 

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use qmq_daemon::member::{self, Member, RunningMember};
 use qmq_daemon::metrics::Metrics;
+use qmq_daemon::settings::{FOLLOW_PERIOD, follow};
 use qmq_daemon::{FailureKind, Settings, StartError};
 use qmq_model::{BrokerRole, Clock, SystemClock};
 use qmq_store::RealtimeStore;
 use qmq_store::fs::RealFs;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, RuleValues};
+use crate::export::{self, Exporter};
 use crate::http::LateShards;
 use crate::serving::Serving;
+use crate::shard::Shards;
 
 /// Starts a broker: binds its ports, learns its role, opens its store, serves, registers.
 ///
@@ -35,10 +38,30 @@ pub async fn start(
     let open = |root: &Path| RealtimeStore::open(Arc::new(RealFs), root, store, clock());
     let opened = member::open_store(config.store_root.clone(), open).await?;
     member.store_is_open();
+    let reader = opened.reader.clone();
     let serving = Serving::start(&config, server, opened, &registry, &late, clock());
     let serving = serving.map_err(|error| StartError::new(FailureKind::Running, error))?;
     let banner = banner(&config, &meta.group, &member);
+    if let Some(shards) = late.get() {
+        if let Some(period) = config.export_period {
+            let folder = config.store_root.join(export::FOLDER);
+            let exporter = Exporter::new(folder, shards.clone(), reader);
+            tokio::spawn(exporter.run(period, stop.clone()));
+        }
+        follow_settings(settings, shards.clone(), stop.clone());
+    }
     member.register(&meta, serving, banner, stop)
+}
+
+/// Looks at the settings again until `stop`.
+fn follow_settings(settings: Settings, shards: Shards, stop: CancellationToken) {
+    let apply = move |settings: &Settings| {
+        let rules = RuleValues::from_settings(settings)?;
+        let shards = shards.clone();
+        tokio::spawn(async move { shards.set_rules(rules).await });
+        Ok(())
+    };
+    tokio::spawn(follow(settings, FOLLOW_PERIOD, stop, apply));
 }
 
 fn clock() -> Arc<dyn Clock> {

@@ -7,7 +7,8 @@ use qmq_store::Control;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Input, SUBSCRIPTIONS_MAX, Shard, SubscriptionKey};
+use super::{Input, SUBSCRIPTIONS_MAX, Shard, Shards, SubscriptionKey};
+use crate::config::RuleValues;
 use crate::portion::kept;
 
 /// Where a group is to go on.
@@ -60,7 +61,80 @@ pub struct MemberReport {
     pub waiting: usize,
 }
 
+/// Where one group stands in one subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which group of which subject.
+    pub key: SubscriptionKey,
+    /// Whether every consumer gets every message.
+    pub broadcast: bool,
+    /// Next message it gets.
+    pub next: MessageSequence,
+}
+
+impl Shards {
+    /// Moves a group. It is answered once that is durable.
+    pub async fn reset(&self, reset: Reset, responder: Responder) {
+        let owner = self.owner(&reset.key);
+        let _ = owner.send(Input::Reset(reset, responder)).await;
+    }
+
+    /// The groups of a subject, sorted by name.
+    pub async fn describe(&self, subject: &Subject) -> Vec<GroupReport> {
+        let mut found = Vec::new();
+        for input in self.inputs.iter() {
+            let (tell, told) = oneshot::channel();
+            if input
+                .send(Input::Describe(subject.clone(), tell))
+                .await
+                .is_ok()
+            {
+                found.extend(told.await.unwrap_or_default());
+            }
+        }
+        found.sort_by(|a, b| a.group.cmp(&b.group));
+        found
+    }
+
+    /// Where groups stand, in no order; at most `count` of them, and whether there are more.
+    pub async fn standings(&self, count: usize) -> (Vec<Standing>, bool) {
+        let mut found = Vec::new();
+        for input in self.inputs.iter() {
+            let (tell, told) = oneshot::channel();
+            // One more than is wanted tells whether there are more.
+            let wanted = count + 1 - found.len();
+            if input.send(Input::Standings(wanted, tell)).await.is_ok() {
+                found.extend(told.await.unwrap_or_default());
+            }
+        }
+        let is_cut = found.len() > count;
+        found.truncate(count);
+        (found, is_cut)
+    }
+
+    /// What the settings say from now on. What was begun by the old ones is finished by them.
+    pub async fn set_rules(&self, rules: RuleValues) {
+        for input in self.inputs.iter() {
+            // A shard ends only with the process.
+            let _ = input.send(Input::Rules(rules)).await;
+        }
+    }
+}
+
 impl Shard {
+    pub(super) fn standings(&self, count: usize) -> Vec<Standing> {
+        let standing = |(key, entry): (&SubscriptionKey, &super::Entry)| Standing {
+            key: key.clone(),
+            broadcast: entry.rules.is_broadcast(),
+            next: entry.rules.next(),
+        };
+        self.subscriptions
+            .iter()
+            .take(count)
+            .map(standing)
+            .collect()
+    }
+
     /// Finds out where the group is to go on. A subject without messages has no place to go.
     pub(super) fn reset(&self, reset: Reset, responder: Responder) {
         let Reset { key, to } = reset;

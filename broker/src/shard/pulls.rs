@@ -28,7 +28,7 @@ impl Shard {
         if let Some(action) = entry.rules.meet(pull.state(), now) {
             entry.recording.insert(pull.consumer.clone());
             // A group without consumers is not looked at for long.
-            let dead = now.plus(self.around.patience.dead_after);
+            let dead = now.plus(self.around.rules.patience.dead_after);
             self.look_by(&pull.key, dead);
             self.record(&pull, action, now).await;
         }
@@ -58,7 +58,7 @@ impl Shard {
             SubjectKind::Real | SubjectKind::DeadLetter { .. } => StartAt::Latest,
         };
         let rules = Subscription::first_contact(start, &kept, broadcast, now);
-        let look_at = now.plus(self.around.patience.dead_after);
+        let look_at = now.plus(self.around.rules.patience.dead_after);
         self.timers.look(look_at, key.clone());
         self.subscriptions
             .insert(key.clone(), Entry::new(rules, look_at));
@@ -88,7 +88,7 @@ impl Shard {
     pub(super) async fn ack(&mut self, ack: Ack, responder: Responder) {
         self.around.metrics.acks.inc();
         let now = self.around.clock.now();
-        let (limit, patience) = (self.around.limits.unacked_max, self.around.patience);
+        let (limit, patience) = (self.around.limits.unacked_max, self.around.rules.patience);
         let Some(entry) = self.subscriptions.get_mut(&ack.key) else {
             return responder.send_empty(ResultCode::Success);
         };

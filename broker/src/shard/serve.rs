@@ -168,7 +168,7 @@ impl Shard {
             filter: pull.filter.as_deref(),
             verdicts,
             delay: if is_retry {
-                self.around.retry_delay
+                self.around.rules.retry_delay
             } else {
                 Duration::ZERO
             },

@@ -16,7 +16,7 @@ use crate::subscription::Overdue;
 impl Shard {
     /// One look at a subscription, and a timer for the next one.
     pub(super) async fn look(&mut self, key: &SubscriptionKey, now: UnixMillis) {
-        let patience = self.around.patience;
+        let patience = self.around.rules.patience;
         let Some(entry) = self.subscriptions.get(key) else {
             return;
         };
@@ -44,7 +44,7 @@ impl Shard {
 
     /// Who is alive in the retry subject is alive in the subject, and the reverse.
     fn hear_of_twin(&mut self, key: &SubscriptionKey, now: UnixMillis) {
-        let patience = self.around.patience;
+        let patience = self.around.rules.patience;
         let Some(entry) = self.subscriptions.get(key) else {
             return;
         };

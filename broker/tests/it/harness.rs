@@ -20,7 +20,7 @@ use qmq_protocol::{CommandCode, Decode, Encode, Frame};
 use qmq_remoting::{Client, ClientConfig, Server, ServerConfig};
 use qmq_store::Background;
 use qmq_store::fs::faulty::FaultyFs;
-use qmq_store::{RealtimeStore, StoreConfig};
+use qmq_store::{RealtimeStore, StoreConfig, StoreReader};
 
 /// Longest wait for an answer that is expected.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +30,7 @@ pub(crate) struct TestBroker {
     pub(crate) fs: FaultyFs,
     pub(crate) serving: Serving,
     pub(crate) late: LateShards,
+    pub(crate) reader: StoreReader,
     pub(crate) client: Client,
     address: String,
 }
@@ -84,12 +85,14 @@ impl TestBroker {
         let address = server.local_addr().to_string();
         let metrics = Metrics::new("broker", "test");
         let late = LateShards::default();
+        let reader = opened.reader.clone();
         let serving = Serving::start(&config, server, opened, &metrics, &late, clock).unwrap();
         let client = connect(&address).await;
         Self {
             fs,
             serving,
             late,
+            reader,
             client,
             address,
         }

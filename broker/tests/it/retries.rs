@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use qmq_broker::config::BrokerConfig;
+use qmq_daemon::Settings;
 use qmq_model::{ManualClock, Message, Subject, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
 
@@ -47,6 +49,22 @@ async fn a_retry_that_falls_due_wakes_the_waiting_pull() {
     let took = sent.elapsed();
     assert!(took >= Duration::from_millis(900), "{took:?} is too early");
     assert!(took < Duration::from_secs(25), "it was not woken: {took:?}");
+}
+
+#[tokio::test]
+async fn changed_settings_count_while_the_broker_runs() {
+    let pairs = [("message.retry.delay.seconds", "86400")];
+    let broker = TestBroker::over(FaultyFs::new(1), &pairs).await;
+    broker.store("%RETRY%a.b%g", &["1"]).await;
+    assert_eq!(broker.pull(retry("c")).await, Reply::nothing());
+    let now = [
+        ("meta.server.endpoint", "http://127.0.0.1:1/meta/address"),
+        ("message.retry.delay.seconds", "0"),
+    ];
+    let now = BrokerConfig::from_settings(&Settings::of_pairs("broker", &now)).unwrap();
+    let shards = broker.late.get().unwrap();
+    shards.set_rules(now.rules).await;
+    assert_eq!(broker.pull(retry("c")).await, Reply::messages(0, &["1"]));
 }
 
 #[tokio::test]
