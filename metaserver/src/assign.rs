@@ -1,5 +1,6 @@
 //! Assignment of groups to subjects: decides on the snapshot, writes by compare-and-set.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -47,7 +48,9 @@ impl Assigner {
     pub fn is_unsettled(&self, subject: &str) -> bool {
         let route = self.snapshots.route(subject);
         let may_write = route.is_none() || self.snapshots.is_healthy();
-        may_write && self.decide(subject, route.as_deref()) != Decision::Keep
+        let snapshot = self.snapshots.current();
+        let removed = snapshot.view.removed.get(subject);
+        may_write && self.decide(subject, route.as_deref(), removed) != Decision::Keep
     }
 
     /// Adds groups to the route of a real subject if it needs some and there are some, and returns
@@ -80,7 +83,15 @@ impl Assigner {
         mut route: Option<Arc<Route>>,
     ) -> Result<Option<Arc<Route>>, DbError> {
         for _ in 0..ROUNDS_MAX {
-            let Decision::Add(added) = self.decide(subject, route.as_deref()) else {
+            // Whoever takes a group away notes that first: with a route that lacks it, the note is
+            // there, although this metaserver may not have seen it yet.
+            let removed = match &route {
+                Some(_) => self.db.groups_removed_from(subject).await?,
+                None => Vec::new(),
+            };
+            let removed = removed.into_iter().collect();
+            let decision = self.decide(subject, route.as_deref(), Some(&removed));
+            let Decision::Add(added) = decision else {
                 break;
             };
             if let Some(written) = self.write(subject, route.as_deref(), added).await? {
@@ -127,11 +138,17 @@ impl Assigner {
         Ok(written.then_some(route))
     }
 
-    fn decide(&self, subject: &str, route: Option<&Route>) -> Decision {
+    fn decide(
+        &self,
+        subject: &str,
+        route: Option<&Route>,
+        removed: Option<&HashSet<String>>,
+    ) -> Decision {
         let snapshot = self.snapshots.current();
+        let group_num_min = self.rules.group_num_min();
         snapshot
             .view
-            .decide(subject, route, self.rules.group_num_min(), &mut rand::rng())
+            .decide(subject, route, removed, group_num_min, &mut rand::rng())
     }
 
     fn learn(&self, subject: &str, route: Route) -> Arc<Route> {

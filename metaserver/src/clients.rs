@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::db::Db;
-use crate::db::client_meta_info::ClientRow;
+use crate::db::client_meta_info::{ClientRow, ROOM_MAX};
 use crate::metrics::Counters;
 
 /// Clients that wait to be noted; one more is dropped and comes again with its next question.
@@ -20,8 +20,6 @@ const WAITING_MAX: usize = 10_000;
 const NOTED_MAX: usize = 500_000;
 /// Length of most columns of the table, in characters.
 const COLUMN_MAX: usize = 100;
-/// Length of its column `room`.
-const ROOM_MAX: usize = 20;
 
 /// The way into [`Clients::write_down`].
 #[derive(Debug)]

@@ -43,8 +43,13 @@ pub struct MetaserverConfig {
     /// `broker.register.open`: take groups and addresses that are not in table `broker`.
     /// Default: false.
     pub open_register: bool,
+    /// `onoffline.open`: take changes by GET `/onoffline` without a token, as the Java metaserver
+    /// does: anybody on the network can stop any consumer then. Default: false.
+    pub open_onoffline: bool,
     /// Values that may change while running.
     pub rules: RuleValues,
+    /// `broker-http-port-map.properties` beside the settings file.
+    pub slave_ports_file: Option<PathBuf>,
     /// `valid-api-tokens.properties` beside the settings file.
     pub tokens_file: Option<PathBuf>,
     /// `ports.file`: where to write the ports in use, for scripts that let us choose. Default: none.
@@ -72,7 +77,9 @@ impl MetaserverConfig {
             refresh_period: Duration::from_secs(seconds),
             first_route_wait: Duration::from_millis(wait_ms),
             open_register: settings.flag("broker.register.open", false)?,
+            open_onoffline: settings.flag("onoffline.open", false)?,
             rules: RuleValues::from_settings(settings)?,
+            slave_ports_file: settings.companion_path("broker-http-port-map"),
             tokens_file: settings.companion_path("valid-api-tokens"),
             ports_file: settings.optional("ports.file")?,
         })

@@ -1,7 +1,11 @@
 //! The HTTP port: discovery, management, metrics and health.
 
 mod address;
+mod consumers;
 mod management;
+mod onoffline;
+mod reply;
+mod slave;
 
 use std::sync::Arc;
 
@@ -20,7 +24,10 @@ const BODY_BYTES_MAX: usize = 200_000;
 pub(crate) fn router(state: Arc<State>, metrics: Metrics, readiness: Readiness) -> Router {
     Router::new()
         .route("/meta/address", get(address::get))
+        .route("/slave/meta", get(slave::get))
         .route("/management", post(management::post))
+        .route("/subject/consumers", get(consumers::get))
+        .route("/onoffline", get(onoffline::handle).post(onoffline::handle))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
         .merge(admin::router(metrics, readiness))

@@ -2,7 +2,8 @@
 //!
 //! A route is a list of groups that only grows: a subject gets up to `min.group.num` groups when it
 //! is first asked for, and more when there are fewer and others become available. Assignment picks
-//! groups that can be read and written and are not marked readonly; the answer to a client holds
+//! groups that can be read and written, are not marked readonly, and were not taken from the subject
+//! by an operator; the answer to a client holds
 //! every group of the route that is not away, whatever its state, because clients filter by state
 //! themselves. (The reference also assigns groups that are readonly, or cannot be written.)
 
@@ -14,6 +15,7 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use crate::db::broker_group::{GroupKind, GroupRow};
+use crate::db::subject_route::fits;
 
 /// Tag of groups that serve subjects without a tag of their own; no tag means the same.
 const TAG_DEFAULT: &str = "_default_";
@@ -40,6 +42,10 @@ pub struct View {
     pub tags: HashMap<String, String>,
     /// Readonly marks: subject or [`ANY`] to groups.
     pub readonly: HashMap<String, HashSet<String>>,
+    /// Groups that an operator took from the route of a subject: they are not put back.
+    pub removed: HashMap<String, HashSet<String>>,
+    /// Characters that the list of groups of a subject may have as JSON; without, any number.
+    pub route_json_max: Option<usize>,
 }
 
 /// What is to be done about the route of a subject.
@@ -52,11 +58,13 @@ pub enum Decision {
 }
 
 impl View {
-    /// What is to be done so that `subject` has `group_num_min` groups.
+    /// What is to be done so that `subject` has `group_num_min` groups, of which none is in
+    /// `removed`.
     pub fn decide(
         &self,
         subject: &str,
         route: Option<&Route>,
+        removed: Option<&HashSet<String>>,
         group_num_min: usize,
         random: &mut impl Rng,
     ) -> Decision {
@@ -71,13 +79,26 @@ impl View {
         };
         let missing = group_num_min.saturating_sub(count);
         let mut idle = self.available(subject);
-        idle.retain(|name| !assigned.iter().any(|assigned| assigned == name));
-        if missing == 0 || idle.is_empty() {
-            return Decision::Keep;
-        }
+        idle.retain(|name| {
+            let is_removed = removed.is_some_and(|removed| removed.contains(*name));
+            !is_removed && !assigned.iter().any(|assigned| assigned == name)
+        });
         idle.shuffle(random);
-        idle.truncate(missing);
-        Decision::Add(idle.into_iter().map(str::to_owned).collect())
+        let mut route = assigned.to_vec();
+        for name in idle {
+            if route.len() - assigned.len() == missing {
+                break;
+            }
+            // A list that its column cannot hold would be cut there, and then be none.
+            route.push(name.to_owned());
+            if self.route_json_max.is_some_and(|max| !fits(&route, max)) {
+                route.pop();
+            }
+        }
+        match route.split_off(assigned.len()) {
+            added if added.is_empty() => Decision::Keep,
+            added => Decision::Add(added),
+        }
     }
 
     /// The groups a new subject may be given: those with its tag or, if no group has its tag, those
@@ -158,6 +179,18 @@ impl View {
             .values()
             .filter(|group| group.kind == kind)
             .find(is_open)
+    }
+
+    /// Whether any group takes messages of every subject.
+    #[must_use]
+    pub fn has_group_for_new_subjects(&self) -> bool {
+        let mut groups = self.groups.values();
+        groups.any(|group| {
+            let is_normal = group.kind == GroupKind::Normal;
+            is_normal
+                && group.state == BrokerState::ReadWrite
+                && !self.is_readonly(ANY, &group.name)
+        })
     }
 
     /// Whether producers of `subject` shall not use `group`.

@@ -192,6 +192,10 @@ impl Snapshots {
         for (subject, group) in self.db.readonly_marks().await? {
             readonly.entry(subject).or_default().insert(group);
         }
+        let mut removed: HashMap<_, HashSet<_>> = HashMap::new();
+        for (subject, group) in self.db.removed_groups().await? {
+            removed.entry(subject).or_default().insert(group);
+        }
         let view = View {
             groups: groups
                 .into_iter()
@@ -199,6 +203,8 @@ impl Snapshots {
                 .collect(),
             tags: tags.into_iter().collect(),
             readonly,
+            removed,
+            route_json_max: Some(self.db.widths().route_json),
         };
         let time_ms = self.db.now_ms().await?.max(self.current.borrow().time_ms);
         let offline = self.db.offline_states().await?.into_iter().map(

@@ -207,6 +207,8 @@ impl Parts {
             advertised,
             first_route_wait: config.first_route_wait,
             open_register: config.open_register,
+            open_onoffline: config.open_onoffline,
+            slave_ports_file: config.slave_ports_file.clone(),
             waiting: Arc::new(Semaphore::new(WAITING_CLIENTS_MAX)),
             tasks: self.tasks.clone(),
             stop: stop_serving.clone(),

@@ -1,6 +1,7 @@
 //! What every request needs, shared by the two ports.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub(crate) struct State {
     pub(crate) first_route_wait: Duration,
     /// Take groups and addresses that are not in table `broker`.
     pub(crate) open_register: bool,
+    /// Take `/onoffline` by GET without a token.
+    pub(crate) open_onoffline: bool,
+    /// `broker-http-port-map.properties`.
+    pub(crate) slave_ports_file: Option<PathBuf>,
     /// Permits of [`WAITING_CLIENTS_MAX`].
     pub(crate) waiting: Arc<Semaphore>,
     /// Tasks that must end before the process does.

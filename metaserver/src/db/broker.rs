@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 
 use qmq_model::BrokerRole;
-use sqlx::Row;
-use sqlx::any::AnyRow;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, Connection, Row};
 use tracing::warn;
 
-use super::{Db, DbResult};
+use super::{Db, DbResult, STATEMENT_TIMEOUT, within};
 
 /// Longest name of a group, in characters: the width of the column on MySQL.
 pub const GROUP_MAX: usize = 30;
@@ -134,6 +135,76 @@ impl Db {
             .bind(broker.sync_port);
         self.insert(query).await
     }
+
+    /// Puts `new` in the place of `old` if that still stands as it was read; `false` when it has
+    /// changed. Group and role stay.
+    ///
+    /// # Errors
+    /// When another broker has the new host name and port, or the database fails.
+    pub async fn replace_broker(&self, old: &BrokerRow, new: &BrokerRow) -> DbResult<bool> {
+        Ok(self.execute(self.replacement(old, new)).await? > 0)
+    }
+
+    /// Exchanges hosts and ports of two brokers of a group, at once for everybody; `false`, and
+    /// nothing done, when one of them has changed since it was read.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn swap_brokers(&self, one: &BrokerRow, other: &BrokerRow) -> DbResult<bool> {
+        // No two brokers may have one place, not even in between: one is parked where none can be.
+        let parked = BrokerRow {
+            hostname: one.group.clone(),
+            serve_port: -1,
+            ..one.clone()
+        };
+        let steps = [
+            self.replacement(one, &parked),
+            self.replacement(other, one),
+            self.replacement(&parked, other),
+        ];
+        let work = async {
+            let _turn = self.writers.acquire().await;
+            let mut lease = self.lease().await?;
+            let done = all_or_none(lease.connection(), self.dialect.begin, steps).await;
+            lease.settle(done)
+        };
+        within(STATEMENT_TIMEOUT, work).await
+    }
+
+    /// The place of `to` for the broker that `from` describes.
+    fn replacement(&self, from: &BrokerRow, to: &BrokerRow) -> Query<'static, Any, AnyArguments> {
+        let query = self.query(
+            "UPDATE broker SET hostname = ?, ip = ?, serve_port = ?, sync_port = ?, \
+             update_time = {now} WHERE group_name = ? AND role = ? AND hostname = ? \
+             AND serve_port = ?",
+        );
+        query
+            .bind(to.hostname.clone())
+            .bind(i64::from(to.ip.to_bits()))
+            .bind(to.serve_port)
+            .bind(to.sync_port)
+            .bind(from.group.clone())
+            .bind(from.role.code())
+            .bind(from.hostname.clone())
+            .bind(from.serve_port)
+    }
+}
+
+/// Runs statements in one transaction; `false`, and nothing done, when one of them matches no row.
+async fn all_or_none(
+    connection: &mut AnyConnection,
+    begin: &'static str,
+    steps: impl IntoIterator<Item = Query<'static, Any, AnyArguments>>,
+) -> sqlx::Result<bool> {
+    let mut transaction = connection.begin_with(begin).await?;
+    for step in steps {
+        if step.execute(&mut *transaction).await?.rows_affected() == 0 {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+    }
+    transaction.commit().await?;
+    Ok(true)
 }
 
 fn read_all(rows: &[AnyRow]) -> DbResult<Vec<BrokerRow>> {

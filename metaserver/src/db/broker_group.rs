@@ -82,11 +82,20 @@ impl Db {
     /// # Errors
     /// When the database fails.
     pub async fn groups(&self) -> DbResult<Vec<GroupRow>> {
+        self.groups_after("", i64::MAX).await
+    }
+
+    /// The first `limit` groups whose names come after `after`, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn groups_after(&self, after: &str, limit: i64) -> DbResult<Vec<GroupRow>> {
         let query = self.query(
             "SELECT group_name, CAST(kind AS SIGNED), master_address, \
              CAST(broker_state AS SIGNED), tag, {ms:update_time} FROM broker_group \
-             ORDER BY group_name",
+             WHERE group_name > ? ORDER BY group_name LIMIT ?",
         );
+        let query = query.bind(after.to_owned()).bind(limit);
         let rows = self.scan(query).await?;
         let rows = rows
             .iter()

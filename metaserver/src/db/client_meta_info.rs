@@ -1,6 +1,11 @@
 //! Table `client_meta_info`: every client that was ever online.
 
+use sqlx::Row;
+
 use super::{Db, DbResult};
+
+/// Longest room, in characters: the width of the column on MySQL.
+pub const ROOM_MAX: usize = 20;
 
 /// A client of a subject.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,5 +42,29 @@ impl Db {
             .bind(client.app_code.clone())
             .bind(client.room.clone());
         self.insert(query).await
+    }
+
+    /// The consumers of exactly this subject, by group and client id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn consumers_of(&self, subject: &str) -> DbResult<Vec<ClientRow>> {
+        let query = self.query(
+            "SELECT subject_info, CAST(client_type AS SIGNED), consumer_group, client_id, \
+             app_code, room FROM client_meta_info WHERE subject_info = ? AND client_type = 2 \
+             ORDER BY consumer_group, client_id",
+        );
+        let rows = self.scan(query.bind(subject.to_owned())).await?;
+        let rows = rows.iter().map(|row| {
+            Ok(ClientRow {
+                subject: row.try_get(0)?,
+                client_type: i8::try_from(row.try_get::<i64, _>(1)?).unwrap_or_default(),
+                consumer_group: row.try_get(2)?,
+                client_id: row.try_get(3)?,
+                app_code: row.try_get(4)?,
+                room: row.try_get(5)?,
+            })
+        });
+        Ok(rows.collect::<sqlx::Result<_>>()?)
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Dialect {
     connection_setup: &'static str,
     /// Statements that may write at the same time; others wait in the order they came.
     pub(super) writers_max: usize,
+    /// How a transaction begins that will write.
+    pub(super) begin: &'static str,
     /// How a change of the schema begins: a second metaserver waits here. Whatever is open when the
     /// connection is closed is undone.
     pub(super) lock: &'static str,
@@ -43,14 +45,22 @@ pub(super) static SQLITE: Dialect = Dialect {
     // It has one writer. Left to itself, it lets connections that wait try again now and then, in
     // no order: of a hundred new subjects some would be refused.
     writers_max: 1,
+    begin: "BEGIN IMMEDIATE",
     lock: "BEGIN IMMEDIATE",
     unlock: "COMMIT",
     widths: None,
-    migrations: &[Migration {
-        number: 1,
-        name: "tables",
-        text: include_str!("../../../sql/sqlite/0001_tables.sql"),
-    }],
+    migrations: &[
+        Migration {
+            number: 1,
+            name: "tables",
+            text: include_str!("../../../sql/sqlite/0001_tables.sql"),
+        },
+        Migration {
+            number: 2,
+            name: "removed groups",
+            text: include_str!("../../../sql/sqlite/0002_removed_groups.sql"),
+        },
+    ],
 };
 
 /// MySQL from 5.7 and MariaDB from 10.3. Statements see what was committed before them, a value
@@ -66,6 +76,7 @@ pub(super) static MYSQL: Dialect = Dialect {
                        time_zone = '+00:00', innodb_lock_wait_timeout = 1, lock_wait_timeout = 1",
     // As many as there are connections.
     writers_max: 1_000,
+    begin: "BEGIN",
     // Statements on tables commit by themselves, so a transaction would not keep others out. The
     // name counts for the whole server, hence the database in it; 64 characters at most.
     lock: "SELECT CAST(GET_LOCK(CONCAT('qmq_schema.', MD5(DATABASE())), 240) AS SIGNED)",
@@ -76,11 +87,18 @@ pub(super) static MYSQL: Dialect = Dialect {
          table_name = 'subject_route' AND column_name = 'broker_group_json' OR \
          table_name = 'readonly_broker_group_setting' AND column_name = 'broker_group')",
     ),
-    migrations: &[Migration {
-        number: 1,
-        name: "tables",
-        text: include_str!("../../../sql/mysql/0001_tables.sql"),
-    }],
+    migrations: &[
+        Migration {
+            number: 1,
+            name: "tables",
+            text: include_str!("../../../sql/mysql/0001_tables.sql"),
+        },
+        Migration {
+            number: 2,
+            name: "removed groups",
+            text: include_str!("../../../sql/mysql/0002_removed_groups.sql"),
+        },
+    ],
 };
 
 /// SQLite with another clock.
@@ -91,6 +109,7 @@ pub(super) const fn with_clock(now_ms: &'static str) -> Dialect {
         now: now_ms,
         column_ms: SQLITE.column_ms,
         connection_setup: SQLITE.connection_setup,
+        begin: SQLITE.begin,
         lock: SQLITE.lock,
         unlock: SQLITE.unlock,
         widths: SQLITE.widths,

@@ -26,7 +26,66 @@ fn read(row: &AnyRow) -> sqlx::Result<Option<(String, Route)>> {
     }
 }
 
+/// A route as it stands in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteRow {
+    /// The subject.
+    pub subject: String,
+    /// Its route.
+    pub route: Route,
+    /// When the row changed last, ms.
+    pub updated_ms: i64,
+}
+
+impl RouteRow {
+    fn read(row: &AnyRow) -> sqlx::Result<Option<Self>> {
+        let Some((subject, route)) = read(row)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            subject,
+            route,
+            updated_ms: row.try_get(3)?,
+        }))
+    }
+}
+
 impl Db {
+    /// The first `limit` routes whose subjects come after `after`, by subject, and the last subject
+    /// that was looked at, to go on with; none at the end of the table.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn routes_after(
+        &self,
+        after: &str,
+        limit: i64,
+    ) -> DbResult<(Vec<RouteRow>, Option<String>)> {
+        let query = self.query(
+            "SELECT subject_info, broker_group_json, CAST(version AS SIGNED), {ms:update_time} \
+             FROM subject_route WHERE subject_info > ? ORDER BY subject_info LIMIT ?",
+        );
+        let rows = self.scan(query.bind(after.to_owned()).bind(limit)).await?;
+        let last = rows.last().map(|row| row.try_get(0)).transpose()?;
+        let rows = rows
+            .iter()
+            .filter_map(|row| RouteRow::read(row).transpose());
+        Ok((rows.collect::<sqlx::Result<_>>()?, last))
+    }
+
+    /// The row of one subject; none as well when it cannot be read.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn route_row(&self, subject: &str) -> DbResult<Option<RouteRow>> {
+        let query = self.query(
+            "SELECT subject_info, broker_group_json, CAST(version AS SIGNED), {ms:update_time} \
+             FROM subject_route WHERE subject_info = ?",
+        );
+        let row = self.fetch_optional(query.bind(subject.to_owned())).await?;
+        Ok(row.as_ref().map(RouteRow::read).transpose()?.flatten())
+    }
+
     /// All routes.
     ///
     /// # Errors
@@ -95,7 +154,7 @@ impl Db {
     }
 
     fn json(&self, groups: &[String]) -> DbResult<String> {
-        let json = serde_json::to_string(groups).expect("a list of strings is always JSON");
+        let json = json(groups);
         let max = self.widths().route_json;
         if json.chars().count() > max {
             let column = "the list of groups";
@@ -103,4 +162,14 @@ impl Db {
         }
         Ok(json)
     }
+}
+
+/// Whether a list of groups fits into a column of `max` characters.
+#[must_use]
+pub fn fits(groups: &[String], max: usize) -> bool {
+    json(groups).chars().count() <= max
+}
+
+fn json(groups: &[String]) -> String {
+    serde_json::to_string(groups).expect("a list of strings is always JSON")
 }

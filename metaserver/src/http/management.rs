@@ -1,26 +1,56 @@
 //! `POST /management`: one action per request, named by the parameter `action`.
-//!
-//! Every handled outcome is 200 with an envelope whose `status` is 0 or -1: tools take any other
-//! status for a crash.
 
+mod action;
 mod add_broker;
+mod add_route_group;
+mod add_subject;
 mod broker_meta;
+mod datasources;
+mod extend_routes;
 mod list_brokers;
+mod list_groups;
+mod list_routes;
+mod name;
+mod page;
+mod readonly;
+mod remove_route_group;
+mod replace_broker;
+mod reset_offset;
+mod route_view;
+mod routes;
+mod swap_brokers;
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State as Shared};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use qmq_daemon::parameters::Parameters;
-use serde::Serialize;
 
+use self::action::{Action, Call};
+use super::reply::Reply;
 use crate::state::State;
 
-/// What an action answers: the data, or why it was refused.
-type Outcome<T> = Result<T, String>;
+/// Every action there is.
+static ACTIONS: [&Action; 16] = [
+    &add_broker::ACTION,
+    &replace_broker::ACTION,
+    &swap_brokers::ACTION,
+    &list_brokers::ACTION,
+    &list_groups::ACTION,
+    &list_routes::ACTION,
+    &add_subject::ACTION,
+    &add_route_group::ACTION,
+    &remove_route_group::ACTION,
+    &extend_routes::ACTION,
+    &readonly::MARK,
+    &readonly::UNMARK,
+    &readonly::LIST,
+    &datasources::ADD,
+    &datasources::LIST,
+    &reset_offset::ACTION,
+];
 
 /// Dispatches an action.
 pub(super) async fn post(
@@ -30,40 +60,23 @@ pub(super) async fn post(
     body: Bytes,
 ) -> Response {
     let parameters = Parameters::read(query.as_deref(), &headers, &body);
-    match parameters.text("action") {
-        "" => "the parameter action is missing\n".into_response(),
-        "AddBroker" => match state.tokens.authorize(&headers, "AddBroker").await {
-            Ok(()) => envelope(add_broker::run(&state.db, &parameters).await),
-            Err(refusal) => envelope::<()>(Err(refusal)),
-        },
-        "ListBrokers" => envelope(list_brokers::run(&state.db, &parameters).await),
-        unknown => {
-            let shown: String = unknown.chars().take(100).collect();
-            format!("unknown action {shown:?}\n").into_response()
-        }
+    let name = parameters.text("action");
+    if name.is_empty() {
+        return "the parameter action is missing\n".into_response();
     }
-}
-
-#[derive(Serialize)]
-struct Envelope<T> {
-    status: i32,
-    message: String,
-    data: Option<T>,
-}
-
-fn envelope<T: Serialize>(outcome: Outcome<T>) -> Response {
-    let envelope = match outcome {
-        Ok(data) => Envelope {
-            status: 0,
-            message: String::new(),
-            data: Some(data),
-        },
-        Err(message) => Envelope {
-            status: -1,
-            message,
-            data: None,
-        },
+    let Some(&action) = ACTIONS.iter().find(|action| action.name == name) else {
+        let shown: String = name.chars().take(100).collect();
+        return format!("unknown action {shown:?}\n").into_response();
     };
-    let json = serde_json::to_string(&envelope).expect("our replies are always JSON");
-    ([(CONTENT_TYPE, "application/json")], json + "\n").into_response()
+    if action.needs_token
+        && let Err(refusal) = state.tokens.authorize(&headers, action.name).await
+    {
+        return Reply::refused(refusal).into_response();
+    }
+    let call = Call::new(Arc::clone(&state), parameters, action);
+    // A task, because the work of a caller who hangs up must not end half-way.
+    match state.tasks.spawn(call.run()).await {
+        Ok(reply) => reply.into_response(),
+        Err(_) => Reply::refused("the action failed: see the log").into_response(),
+    }
 }

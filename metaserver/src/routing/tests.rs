@@ -61,10 +61,16 @@ fn a_subject_with_a_tag_never_falls_back_while_its_groups_exist() {
     let mut view = view([tagged, normal("common", BrokerState::ReadWrite)]);
     view.tags.insert("order".into(), "pay".into());
     view.tags.insert("other".into(), "unused".into());
-    assert_eq!(view.decide("order", None, 2, &mut random()), Decision::Keep);
+    assert_eq!(
+        view.decide("order", None, None, 2, &mut random()),
+        Decision::Keep
+    );
     let common = Decision::Add(vec!["common".into()]);
-    assert_eq!(view.decide("other", None, 2, &mut random()), common);
-    assert_eq!(view.decide("untagged", None, 2, &mut random()), common);
+    assert_eq!(view.decide("other", None, None, 2, &mut random()), common);
+    assert_eq!(
+        view.decide("untagged", None, None, 2, &mut random()),
+        common
+    );
 }
 
 #[test]
@@ -80,16 +86,19 @@ fn groups_that_take_no_messages_are_not_assigned() {
     view.readonly.insert("s".into(), ["marked".into()].into());
     view.readonly
         .insert(ANY.into(), ["marked_for_all".into()].into());
-    assert_eq!(view.decide("s", None, 9, &mut random()), Decision::Keep);
+    assert_eq!(
+        view.decide("s", None, None, 9, &mut random()),
+        Decision::Keep
+    );
     let other = Decision::Add(vec!["marked".into()]);
-    assert_eq!(view.decide("other", None, 9, &mut random()), other);
+    assert_eq!(view.decide("other", None, None, 9, &mut random()), other);
 }
 
 #[test]
 fn a_single_group_is_served_without_asking_for_more() {
     let view = view([normal("a", BrokerState::ReadWrite)]);
     assert_eq!(
-        view.decide("s", Some(&route(&["a"])), 2, &mut random()),
+        view.decide("s", Some(&route(&["a"])), None, 2, &mut random()),
         Decision::Keep
     );
 }
@@ -99,7 +108,7 @@ fn a_route_of_unknown_groups_gets_new_ones() {
     let view = view([normal("a", BrokerState::ReadWrite)]);
     let add = Decision::Add(vec!["a".into()]);
     assert_eq!(
-        view.decide("s", Some(&route(&["gone", "lost"])), 2, &mut random()),
+        view.decide("s", Some(&route(&["gone", "lost"])), None, 2, &mut random()),
         add
     );
     // One that is known and one that is not count as two, as for the Java metaserver.
@@ -108,7 +117,7 @@ fn a_route_of_unknown_groups_gets_new_ones() {
         normal("b", BrokerState::ReadWrite),
     ]);
     assert_eq!(
-        view.decide("s", Some(&route(&["a", "gone"])), 2, &mut random()),
+        view.decide("s", Some(&route(&["a", "gone"])), None, 2, &mut random()),
         Decision::Keep
     );
 }
@@ -165,7 +174,7 @@ proptest! {
         view in any_view(), route in any_route(), min in 1..4_usize, seed: u64,
     ) {
         let mut random = SmallRng::seed_from_u64(seed);
-        let Decision::Add(added) = view.decide("s", route.as_ref(), min, &mut random) else {
+        let Decision::Add(added) = view.decide("s", route.as_ref(), None, min, &mut random) else {
             return Ok(());
         };
         let assigned = route.map_or_else(Vec::new, |route| route.groups);
@@ -186,11 +195,11 @@ proptest! {
         view in any_view(), route in any_route(), min in 1..4_usize, seed: u64,
     ) {
         let mut random = SmallRng::seed_from_u64(seed);
-        if let Decision::Add(added) = view.decide("s", route.as_ref(), min, &mut random) {
+        if let Decision::Add(added) = view.decide("s", route.as_ref(), None, min, &mut random) {
             let mut groups = route.map_or_else(Vec::new, |route| route.groups);
             groups.extend(added);
             let route = Route { groups, version: 4 };
-            prop_assert_eq!(view.decide("s", Some(&route), min, &mut random), Decision::Keep);
+            prop_assert_eq!(view.decide("s", Some(&route), None, min, &mut random), Decision::Keep);
         }
     }
 
@@ -221,7 +230,7 @@ proptest! {
         let mut read: [Option<Route>; 2] = [None, None];
         for turn in turns {
             let (node, view) = if turn { (1, &late) } else { (0, &early) };
-            if let Decision::Add(added) = view.decide("s", read[node].as_ref(), min, &mut random) {
+            if let Decision::Add(added) = view.decide("s", read[node].as_ref(), None, min, &mut random) {
                 let version = read[node].as_ref().map_or(0, |route| route.version);
                 if version == table.as_ref().map_or(0, |route| route.version) {
                     let mut groups = read[node].clone().map_or_else(Vec::new, |r| r.groups);

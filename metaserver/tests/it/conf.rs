@@ -41,6 +41,7 @@ fn samples_are_the_defaults_and_every_key_in_them_exists() {
             "{:?}",
             MetaserverConfig {
                 tokens_file: None,
+                slave_ports_file: None,
                 ..config.clone()
             }
         )

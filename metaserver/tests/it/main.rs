@@ -8,11 +8,16 @@
 mod node;
 
 mod broker;
+mod brokers;
 mod client;
 mod conf;
 mod hanging;
 mod legacy;
 mod management;
+mod offsets;
 mod outage;
 mod process;
 mod race;
+mod readonly;
+mod routes;
+mod switches;

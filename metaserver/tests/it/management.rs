@@ -101,16 +101,16 @@ async fn checks_brokers_in_the_documented_order(place: Place) {
     let cases: [(&[(&str, &str)], &str); 9] = [
         (
             &all_wrong,
-            "add broker failed: role \\\"x\\\" is not a number",
+            "AddBroker failed: role \\\"x\\\" is not a number",
         ),
-        (&[("role", "8")], "add broker failed: role 8 is unknown"),
+        (&[("role", "8")], "AddBroker failed: role 8 is unknown"),
         (
             &[("servePort", "y"), ("brokerGroup", "")],
-            "add broker failed: servePort",
+            "AddBroker failed: servePort",
         ),
         (
             &[("syncPort", "z"), ("brokerGroup", "")],
-            "add broker failed: syncPort",
+            "AddBroker failed: syncPort",
         ),
         (
             &[("brokerGroup", ""), ("role", "2")],

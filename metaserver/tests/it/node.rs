@@ -101,6 +101,11 @@ impl Place {
         self.path().join("data/metaserver.db")
     }
 
+    /// Whether columns hold only so many characters.
+    pub(crate) fn has_widths(&self) -> bool {
+        matches!(self.database, Database::MariaDb(..))
+    }
+
     /// The time now as the columns of times take it.
     pub(crate) fn now(&self) -> &'static str {
         match &self.database {

@@ -3,27 +3,49 @@
 use std::net::Ipv4Addr;
 
 use qmq_model::BrokerRole;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::Outcome;
+use super::action::{Action, Call, Parameter, parameter};
 use super::broker_meta::BrokerMeta;
-use crate::db::Db;
-use crate::db::broker::{BrokerRow, GROUP_MAX, HOSTNAME_MAX};
-use qmq_daemon::parameters::Parameters;
+use super::name;
+use crate::db::broker::{BrokerRow, HOSTNAME_MAX};
+use crate::http::reply::Reply;
 
 /// A master, a slave and a backup.
 const BROKERS_PER_GROUP_MAX: usize = 3;
 const PORT_MAX: i32 = 65_535;
 
+pub(super) static ACTION: Action = Action {
+    name: "AddBroker",
+    needs_token: true,
+    parameters: &PARAMETERS,
+    run: |call| Box::pin(run(call)),
+};
+
+/// What describes a broker.
+pub(super) const PARAMETERS: [Parameter; 6] = [
+    parameter("brokerGroup"),
+    parameter("role"),
+    parameter("hostname"),
+    parameter("ip"),
+    parameter("servePort"),
+    parameter("syncPort"),
+];
+
 /// Checks the parameters in the documented order, then the group, then inserts.
-pub(super) async fn run(db: &Db, parameters: &Parameters) -> Outcome<BrokerMeta> {
-    let broker = check(parameters)?;
-    let group = db
-        .brokers_of(&broker.group)
-        .await
-        .map_err(|error| failed(&error))?;
-    check_group(&broker, &group)?;
-    match db.add_broker(&broker).await {
+async fn run(call: &Call) -> Reply {
+    let broker = match check(call) {
+        Ok(broker) => broker,
+        Err(refusal) => return Reply::refused(refusal),
+    };
+    let group = match call.state.db.brokers_of(&broker.group).await {
+        Ok(group) => group,
+        Err(error) => return call.failed(&error),
+    };
+    if let Err(refusal) = check_group(&broker, &group) {
+        return Reply::refused(refusal);
+    }
+    match call.state.db.add_broker(&broker).await {
         Ok(true) => {
             info!(
                 group = broker.group,
@@ -32,45 +54,43 @@ pub(super) async fn run(db: &Db, parameters: &Parameters) -> Outcome<BrokerMeta>
                 address = broker.serve_address(),
                 "broker added"
             );
-            Ok(broker.into())
+            Reply::done(BrokerMeta::from(broker))
         }
-        Ok(false) => Err(format!(
+        Ok(false) => Reply::refused(format!(
             "the role {} of group {} is taken, or another broker has {}:{}",
             broker.role.name(),
             broker.group,
             broker.hostname,
             broker.serve_port
         )),
-        Err(error) => Err(failed(&error)),
+        Err(error) => call.failed(&error),
     }
 }
 
-fn failed(error: &crate::db::DbError) -> String {
-    // What exactly the database said is for the log, not for whoever is on the network.
-    warn!(%error, "cannot add a broker");
-    "add broker failed: the database did not answer".to_owned()
-}
-
-fn check(parameters: &Parameters) -> Outcome<BrokerRow> {
-    let bad_number = |what: String| format!("add broker failed: {what}");
-    let code = parameters.number("role").map_err(bad_number)?;
+/// The broker that the parameters describe.
+///
+/// # Errors
+/// The first thing that is wrong with them.
+pub(super) fn check(call: &Call) -> Result<BrokerRow, String> {
+    let bad_number = |what: String| format!("{} failed: {what}", call.name());
+    let code = call.number("role").map_err(bad_number)?;
     let role =
         BrokerRole::from_code(code).ok_or_else(|| bad_number(format!("role {code} is unknown")))?;
-    let serve_port = parameters.number("servePort").map_err(bad_number)?;
+    let serve_port = call.number("servePort").map_err(bad_number)?;
     let is_backup = matches!(role, BrokerRole::Backup | BrokerRole::DelayBackup);
     let sync_port = if is_backup {
         -1
     } else {
-        parameters.number("syncPort").map_err(bad_number)?
+        call.number("syncPort").map_err(bad_number)?
     };
-    let group = parameters.text("brokerGroup");
-    check_name("brokerGroup", group, GROUP_MAX)?;
+    let group = call.text("brokerGroup");
+    name::check_group("brokerGroup", group)?;
     if matches!(role, BrokerRole::Standby | BrokerRole::Delay) {
         return Err(format!("role {code} ({}) cannot be added", role.name()));
     }
-    let hostname = parameters.text("hostname");
-    check_name("hostname", hostname, HOSTNAME_MAX)?;
-    let ip = parameters.text("ip");
+    let hostname = call.text("hostname");
+    name::check("hostname", hostname, HOSTNAME_MAX)?;
+    let ip = call.text("ip");
     if ip.is_empty() {
         return Err("ip is empty".to_owned());
     }
@@ -92,20 +112,7 @@ fn check(parameters: &Parameters) -> Outcome<BrokerRow> {
     })
 }
 
-fn check_name(key: &str, name: &str, max: usize) -> Outcome<()> {
-    if name.is_empty() {
-        return Err(format!("{key} is empty"));
-    }
-    if name.chars().count() > max {
-        return Err(format!("{key} is longer than {max} characters"));
-    }
-    if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(format!("{key} holds white space or a control character"));
-    }
-    Ok(())
-}
-
-fn check_group(broker: &BrokerRow, group: &[BrokerRow]) -> Outcome<()> {
+fn check_group(broker: &BrokerRow, group: &[BrokerRow]) -> Result<(), String> {
     if group.len() >= BROKERS_PER_GROUP_MAX {
         return Err(format!("group {} exists and is complete", broker.group));
     }

@@ -1,25 +1,35 @@
 //! `ListBrokers`: all brokers, or those of one group.
 
-use tracing::warn;
-
-use super::Outcome;
+use super::action::{Action, Call, parameter};
 use super::broker_meta::BrokerMeta;
-use crate::db::Db;
-use qmq_daemon::parameters::Parameters;
+use super::page::{AFTER, LIMIT, Page};
+use crate::http::reply::Reply;
 
-/// Reads the optional parameter `brokerGroup`; empty means all.
-pub(super) async fn run(db: &Db, parameters: &Parameters) -> Outcome<Vec<BrokerMeta>> {
-    let group = parameters.text("brokerGroup");
+pub(super) static ACTION: Action = Action {
+    name: "ListBrokers",
+    needs_token: false,
+    parameters: &[parameter("brokerGroup"), LIMIT, AFTER],
+    run: |call| Box::pin(run(call)),
+};
+
+/// In the order they were added; pages by group.
+async fn run(call: &Call) -> Reply {
+    let page = match Page::of(call) {
+        Ok(page) => page,
+        Err(refusal) => return Reply::refused(refusal),
+    };
+    let group = call.text("brokerGroup");
     let rows = if group.is_empty() {
-        db.brokers().await
+        call.state.db.brokers().await
     } else {
-        db.brokers_of(group).await
+        call.state.db.brokers_of(group).await
     };
     match rows {
-        Ok(rows) => Ok(rows.into_iter().map(BrokerMeta::from).collect()),
-        Err(error) => {
-            warn!(%error, "cannot list brokers");
-            Err("list brokers failed: the database did not answer".to_owned())
+        Ok(rows) => {
+            let rows = page.cut(rows, |row| &row.group);
+            let brokers: Vec<_> = rows.into_iter().map(BrokerMeta::from).collect();
+            Reply::done(brokers)
         }
+        Err(error) => call.failed(&error),
     }
 }
