@@ -7,13 +7,14 @@ mod disk;
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::error::{Doing, Error};
 use crate::format::TMP_SUFFIX;
@@ -104,6 +105,11 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the system says.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`Self::read_at`], from memory: never waits for the disk.
+    ///
+    /// # Errors
+    /// What the system says; `WouldBlock` when it has not all of it in memory or cannot tell.
+    fn read_cached_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes` at `offset`, growing the file. After an error any part may have been
     /// written.
     ///
@@ -204,7 +210,7 @@ impl FileSystem for RealFs {
         let mut file = options.open(path).map_err(LockError::Io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Held(lock_owner(&file))),
+            Err(Errno::WOULDBLOCK) => return Err(LockError::Held(lock_owner(&file))),
             Err(errno) => return Err(LockError::Io(errno.into())),
         }
         file.set_len(0)
@@ -234,6 +240,24 @@ impl File for RealFile {
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_cached_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let mut rest = [IoSliceMut::new(&mut bytes[done..])];
+            let at = offset + done as u64;
+            match preadv2(&self.0, &mut rest, at, ReadWriteFlags::NOWAIT) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(errno) => return Err(errno.into()),
             }
         }
         Ok(done)

@@ -368,12 +368,50 @@ impl Run {
         sequence: i64,
         blocks: &mut B,
     ) -> Result<Entry, B::Miss> {
+        let (block, place) = self.block_at(row, sequence, blocks)?;
+        Ok(self.entry_in(&block, place, sequence)?)
+    }
+
+    /// Shows the entries of `sequences`, which `row` covers, to `see` until it says `false`; so
+    /// does this then.
+    pub(crate) fn each_entry<B: Blocks>(
+        &self,
+        row: &Row,
+        sequences: Range<i64>,
+        blocks: &mut B,
+        mut see: impl FnMut(i64, &Entry) -> bool,
+    ) -> Result<bool, B::Miss> {
+        let Range { mut start, end } = sequences;
+        while start < end {
+            let (block, place) = self.block_at(row, start, blocks)?;
+            let in_block = ROWS_PER_BLOCK - place % ROWS_PER_BLOCK;
+            let block_end = end.min(start.saturating_add_unsigned(in_block));
+            for (sequence, place) in (start..block_end).zip(place..) {
+                if !see(sequence, &self.entry_in(&block, place, sequence)?) {
+                    return Ok(false);
+                }
+            }
+            start = block_end;
+        }
+        Ok(true)
+    }
+
+    /// The block with the entry of `sequence`, and the number of that entry.
+    fn block_at<B: Blocks>(
+        &self,
+        row: &Row,
+        sequence: i64,
+        blocks: &mut B,
+    ) -> Result<(Block, u64), B::Miss> {
         let block_of = |place: u64| u32::try_from(place / ROWS_PER_BLOCK).expect("a sound row");
         let place = row.place + row.first.abs_diff(sequence);
         let last = block_of(row.place + u64::from(row.count) - 1);
-        let block = blocks.block(self, block_of(place), last + 1)?;
-        let entry = Entry::decode(slot(&block, place), sequence);
-        entry.ok_or_else(|| self.corrupt("an entry of another sequence").into())
+        Ok((blocks.block(self, block_of(place), last + 1)?, place))
+    }
+
+    fn entry_in(&self, block: &Block, place: u64, sequence: i64) -> Result<Entry, Error> {
+        let entry = Entry::decode(slot(block, place), sequence);
+        entry.ok_or_else(|| self.corrupt("an entry of another sequence"))
     }
 }
 

@@ -52,6 +52,8 @@ struct State {
     /// Most bytes that all files may have together.
     space: Option<u64>,
     locks: BTreeSet<PathBuf>,
+    /// Whether reads that must not wait find everything.
+    is_warm: bool,
 }
 
 /// The file system; clones share it.
@@ -92,6 +94,7 @@ impl FaultyFs {
             fail_sync_in: None,
             space: None,
             locks: BTreeSet::new(),
+            is_warm: false,
         })))
     }
 
@@ -142,6 +145,12 @@ impl FaultyFs {
     /// Lets all files together have at most `bytes`; `None`: no limit.
     pub fn limit_space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
+    }
+
+    /// Whether reads that must not wait for the disk find everything in memory, or nothing, as at
+    /// first.
+    pub fn set_warm(&self, is_warm: bool) {
+        self.state().is_warm = is_warm;
     }
 
     /// Bytes of all files together.
@@ -377,6 +386,13 @@ impl File for FaultyFile {
         let read = state.disk.read(self.inode, bytes, position(offset)?);
         state.stats.bytes_read += read as u64;
         turn.end(read)
+    }
+
+    fn read_cached_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.fs.state().is_warm {
+            return self.read_at(bytes, offset);
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -249,11 +249,21 @@ impl Segments {
     pub(crate) fn read_exact(&self, bytes: &mut [u8], offset: u64) -> Option<io::Result<()>> {
         let base = self.base_of(offset);
         let file = self.file(base)?;
-        Some(match file.read_at(bytes, offset - base) {
-            Ok(read) if read < bytes.len() => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        })
+        let read = file.read_at(bytes, offset - base);
+        Some(whole(read, bytes.len()))
+    }
+
+    /// As [`Self::read_exact`], but an error of kind `WouldBlock` when the disk would have to be
+    /// asked.
+    pub(crate) fn read_exact_cached(
+        &self,
+        bytes: &mut [u8],
+        offset: u64,
+    ) -> Option<io::Result<()>> {
+        let base = self.base_of(offset);
+        let file = self.file(base)?;
+        let read = file.read_cached_at(bytes, offset - base);
+        Some(whole(read, bytes.len()))
     }
 
     /// Writes `bytes` at `offset`, one write per segment, creating segments as needed. Calls
@@ -322,6 +332,13 @@ impl Segments {
         let len = file.len();
         let len = len.map_err(|error| Error::io("read the length of", &self.path_of(base), error));
         Ok(len?.min(self.segment_bytes))
+    }
+}
+
+fn whole(read: io::Result<usize>, wanted: usize) -> io::Result<()> {
+    match read? {
+        read if read < wanted => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 

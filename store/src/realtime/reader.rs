@@ -1,5 +1,8 @@
 //! Reading halves of a store: cheap clones that see visible messages only.
 
+mod blocks;
+mod payloads;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,14 +17,10 @@ use crate::format::LogKind;
 use crate::log::segment::Segments;
 use crate::realtime::consumer_log::{ConsumerLog, Limits, Located, Skipped, SubjectId};
 use crate::realtime::message_log::view;
+use crate::realtime::reader::blocks::Blocks;
 
 /// What one kept batch costs beside its bytes, so that tiny batches are bounded too.
 const RECENT_OVERHEAD_BYTES: usize = 128;
-
-/// How much is read at a time: stays in the cache of a core until it is checked and copied.
-const READ_BYTES_MAX: u64 = 128 << 10;
-/// Bytes between two messages that are rather read than skipped: a call costs about as much.
-const GAP_BYTES_MAX: u64 = 2 << 10;
 
 /// Positions of one log, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) index: Arc<ConsumerLog>,
     recent: RwLock<Recent>,
     recent_bytes_max: usize,
+    /// Older ones, as read from the disk.
+    blocks: Blocks,
     positions: [SharedPositions; 2],
     /// `None` when repeats are not looked for.
     fingerprint_seed: Option<u64>,
@@ -73,6 +74,7 @@ impl Shared {
             index,
             recent,
             recent_bytes_max,
+            blocks: Blocks::default(),
             positions,
             fingerprint_seed,
         }
@@ -269,79 +271,6 @@ impl StoreReader {
         Some(record.slice_ref(payload))
     }
 
-    /// Reads the payload of a message from the disk; blocks. Magic, subject, sequence and CRC are
-    /// checked.
-    ///
-    /// # Errors
-    /// When it is not visible, its segment is gone, the read fails, or the bytes are not that
-    /// message.
-    pub fn read(&self, at: &Located) -> Result<Bytes, ReadError> {
-        let mut payloads = Vec::with_capacity(1);
-        match self.read_many(std::slice::from_ref(at), &mut payloads) {
-            Some(error) => Err(error),
-            None => Ok(payloads.pop().expect("one was asked for")),
-        }
-    }
-
-    /// Reads the payloads of messages as [`Self::read`] does, those that lie close to each other
-    /// together, and adds them to `payloads`. Ends with the first one that cannot be read, and
-    /// returns why.
-    pub fn read_many(&self, located: &[Located], payloads: &mut Vec<Bytes>) -> Option<ReadError> {
-        let mut rest = located;
-        // The name of a subject is looked up once for all messages of it that follow each other.
-        let mut name = None;
-        while let Some(first) = rest.first() {
-            let together = close_together(rest, self.shared.segments.segment_bytes());
-            let (now, later) = rest.split_at(together);
-            rest = later;
-            let begin = first.offset.0;
-            let end = now.last().map_or(begin, record_end);
-            let bytes = match self.read_visible(begin..end) {
-                Ok(bytes) => bytes,
-                // Alone each of them gets its own answer.
-                Err(_) if together > 1 => {
-                    for at in now {
-                        if let Some(error) = self.read_many(std::slice::from_ref(at), payloads) {
-                            return Some(error);
-                        }
-                    }
-                    continue;
-                }
-                Err(error) => return Some(error),
-            };
-            for at in now {
-                let from = usize::try_from(at.offset.0 - begin).expect("within what was read");
-                let record = bytes.slice(from..from + at.bytes as usize);
-                let known = match &name {
-                    Some((id, known)) if *id == at.subject => known,
-                    _ => &name.insert((at.subject, self.name(at.subject))).1,
-                };
-                match check(&record, at, known.as_ref()) {
-                    Ok(payload) => payloads.push(payload),
-                    Err(what) => return Some(self.quarantine(at, what)),
-                }
-            }
-        }
-        None
-    }
-
-    fn read_visible(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
-        let offset = range.start;
-        let visible = self.shared.positions[LogKind::Message.index()]
-            .visible
-            .load(Ordering::Acquire);
-        if range.end > visible {
-            return Err(ReadError::NotVisible { offset });
-        }
-        let len = usize::try_from(range.end - offset).expect("bounded by a record or a read");
-        let mut bytes = vec![0; len];
-        match self.shared.segments.read_exact(&mut bytes, offset) {
-            None => Err(ReadError::Gone { offset }),
-            Some(Err(source)) => Err(ReadError::Io { offset, source }),
-            Some(Ok(())) => Ok(Bytes::from(bytes)),
-        }
-    }
-
     /// Lets look-ups pass over what stands in these bytes of the messagelog.
     pub(crate) fn quarantine_bytes(&self, range: &Range<u64>) {
         self.shared.index.quarantine.add(range);
@@ -367,36 +296,4 @@ impl StoreReader {
             visible,
         }
     }
-}
-
-/// How many of `located`, at least the first, are read together: each follows the one before it in
-/// the same segment, with little in between.
-fn close_together(located: &[Located], segment_bytes: u64) -> usize {
-    let begin = located[0].offset.0;
-    let segment_end = (begin / segment_bytes + 1) * segment_bytes;
-    let end_max = segment_end.min(begin + READ_BYTES_MAX);
-    let follows = |pair: &[Located]| {
-        let (end, next) = (record_end(&pair[0]), pair[1].offset.0);
-        (end..=end + GAP_BYTES_MAX).contains(&next) && record_end(&pair[1]) <= end_max
-    };
-    1 + located.windows(2).take_while(|pair| follows(pair)).count()
-}
-
-fn record_end(at: &Located) -> u64 {
-    at.offset.0 + u64::from(at.bytes)
-}
-
-/// The payload of a record, if it is the one that was looked for.
-fn check(record: &Bytes, at: &Located, name: Option<&Subject>) -> Result<Bytes, &'static str> {
-    let found = view(record).ok_or("not a record")?;
-    if name.is_none_or(|name| name.as_str().as_bytes() != found.subject) {
-        return Err("another subject");
-    }
-    if found.sequence != at.sequence {
-        return Err("another sequence");
-    }
-    if crc32fast::hash(found.payload) != found.crc {
-        return Err("payload does not match its CRC");
-    }
-    Ok(record.slice_ref(found.payload))
 }

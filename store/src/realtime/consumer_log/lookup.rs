@@ -12,7 +12,7 @@ use crate::run::cache::BlockCache;
 use crate::run::{Blocks, Entry, Row, Run};
 
 /// Blocks of entries that are read at once: who reads on wants them next.
-const BLOCKS_AHEAD: u32 = 16;
+const BLOCKS_AHEAD: u32 = 64;
 
 /// Blocks that are in memory, and no others.
 pub(super) struct Cold<'a>(pub(super) &'a BlockCache);
@@ -168,11 +168,10 @@ pub(super) fn walk<B: Blocks>(
                 let kept = kept.map_err(failed)?;
                 visit.pass_missing(kept.min(end));
             }
-            for sequence in visit.skipped.next.0..end {
-                let entry = run.entry(&row, sequence, blocks).map_err(failed)?;
-                if !visit.take(sequence, &entry) {
-                    return Ok(false);
-                }
+            let wanted = visit.skipped.next.0..end;
+            let see = |sequence, entry: &_| visit.take(sequence, entry);
+            if !run.each_entry(&row, wanted, blocks, see).map_err(failed)? {
+                return Ok(false);
             }
             next = run.row_of(number + 1, id, blocks).map_err(failed)?;
         }
