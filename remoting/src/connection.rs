@@ -91,8 +91,8 @@ impl Connection {
     }
 
     /// As [`Self::push`], for a body in parts.
-    pub(crate) fn push_parts(&self, header: &Header, parts: Vec<Bytes>) {
-        let pushed = self.outbox.push_parts(header, parts);
+    pub(crate) fn push_parts(&self, header: &Header, head: &[u8], parts: Vec<Bytes>) {
+        let pushed = self.outbox.push_parts(header, head, parts);
         self.close_when_full(pushed);
     }
 

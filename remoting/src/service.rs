@@ -114,14 +114,15 @@ impl Responder {
 
     /// Answers with `code` and `body`, which is not copied when it is large.
     pub fn send_bytes(self, code: i16, body: Bytes) {
-        self.send_parts(code, vec![body]);
+        self.send_parts(code, &[], vec![body]);
     }
 
-    /// Answers with `code` and a body made of `parts` in order. Large parts are not copied.
-    pub fn send_parts(self, code: i16, parts: Vec<Bytes>) {
+    /// Answers with `code` and a body made of `head` and `parts` in order. Large parts are not
+    /// copied.
+    pub fn send_parts(self, code: i16, head: &[u8], parts: Vec<Bytes>) {
         if !self.header.is_one_way() {
             self.connection
-                .push_parts(&self.header.response(code), parts);
+                .push_parts(&self.header.response(code), head, parts);
         }
     }
 }
