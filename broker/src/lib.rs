@@ -25,6 +25,7 @@ pub mod serving;
 pub mod shard;
 pub mod start;
 pub mod subscription;
+pub mod turns;
 pub mod unacked;
 pub mod waiting;
 pub mod writer;

@@ -135,7 +135,14 @@ async fn a_failing_read_confirms_nothing_and_the_messages_come_again() {
 
 #[tokio::test]
 async fn a_message_that_rots_is_passed_over() {
+    for is_warm in [false, true] {
+        passes_over_what_rots(is_warm).await;
+    }
+}
+
+async fn passes_over_what_rots(is_warm: bool) {
     let broker = TestBroker::without_recent().await;
+    broker.fs.set_warm(is_warm);
     let pull = Pull::new("a.b", "g", "c");
     broker.pull(pull).await;
     broker.store("a.b", &["1", "2", "3"]).await;

@@ -247,3 +247,31 @@ async fn no_wake_up_is_lost() {
         assert_eq!(reply, Reply::messages(round, &[&id]));
     }
 }
+
+#[tokio::test]
+async fn a_backlog_comes_whole_from_memory_and_from_the_disk() {
+    for is_warm in [false, true] {
+        let broker = TestBroker::without_recent().await;
+        broker.fs.set_warm(is_warm);
+        let (one, other) = (Pull::new("a.b", "g", "c"), Pull::new("a.c", "g", "c"));
+        broker.pull(one).await;
+        broker.pull(other).await;
+        let ids: Vec<_> = (0..100).map(|id| id.to_string()).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        for ids in ids.chunks(10) {
+            broker.store("a.b", ids).await;
+            broker.store("a.c", ids).await;
+        }
+        for pull in [one, other] {
+            for (begin, last) in [(0, 29), (30, 99)] {
+                let pull = Pull {
+                    last: begin - 1,
+                    count: i32::try_from(last - begin + 1).unwrap(),
+                    ..pull
+                };
+                let part = &ids[usize::try_from(begin).unwrap()..=usize::try_from(last).unwrap()];
+                assert_eq!(broker.pull(pull).await, Reply::messages(begin, part));
+            }
+        }
+    }
+}
