@@ -99,8 +99,11 @@ impl Assigner {
                 route = Some(self.learn(subject, written));
                 break;
             }
-            let read = self.db.route(subject).await?;
-            route = read.map(|read| self.learn(subject, read));
+            let read = self.db.stored_route(subject).await?;
+            route = read.map(|(stored, read)| {
+                self.snapshots.learn_stored(subject, &stored, read.clone());
+                Arc::new(read)
+            });
         }
         Ok(route)
     }

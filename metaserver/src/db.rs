@@ -186,7 +186,8 @@ impl Db {
         Ok(row.try_get(0)?)
     }
 
-    /// A query whose text holds `{now}`, `{now_ms}` or `{ms:column}` where dialects differ.
+    /// A query whose text holds `{now}`, `{now_ms}`, `{time_of_ms}` or `{ms:column}` where dialects
+    /// differ.
     fn query(&self, text: &'static str) -> Query<'static, Any, AnyArguments> {
         sqlx::query(AssertSqlSafe(self.dialect.expand(text)))
     }
@@ -260,12 +261,13 @@ async fn within<T>(limit: Duration, work: impl Future<Output = DbResult<T>>) -> 
 
 #[cfg(test)]
 mod tests {
+    use qmq_daemon::admin::Readiness;
     use qmq_daemon::metrics::Metrics;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::metrics::Counters;
-    use crate::snapshot::Snapshots;
+    use crate::snapshot::{Alarm, Snapshots};
 
     /// A clock that stands in a table.
     static SET_BY_HAND: Dialect = dialect::with_clock("(SELECT ms FROM clock)");
@@ -295,11 +297,15 @@ mod tests {
         assert_eq!(snapshots.current().time_ms, 1000);
         let stop = CancellationToken::new();
         let counters = Counters::new(&Metrics::default());
+        let alarm = Alarm {
+            errors: counters.refresh_errors,
+            away: counters.database_away,
+            readiness: Readiness::default(),
+        };
         let (kept, stopped) = (Arc::clone(&snapshots), stop.clone());
         let keeper = tokio::spawn(async move {
             let period = Duration::from_secs(3600);
-            kept.keep_fresh(period, counters.refresh_errors, stopped)
-                .await;
+            kept.keep_fresh(period, alarm, stopped).await;
         });
         for (clock, expected) in [(900, 1000), (999, 1000), (1001, 1001), (0, 1001)] {
             set_clock(&db, clock).await;

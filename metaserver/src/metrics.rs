@@ -52,6 +52,8 @@ pub struct Counters {
     pub clients_dropped: Counter,
     /// Refreshes of the routes that failed.
     pub refresh_errors: Counter,
+    /// 1 while the database does not answer.
+    pub database_away: Gauge,
     /// Open TCP connections.
     pub connections: Gauge,
 }
@@ -100,6 +102,10 @@ impl Counters {
                 "refreshErrorCount",
                 "failed refreshes of the routes",
                 Counter::default(),
+            ),
+            database_away: metrics.gauge(
+                "databaseAway",
+                "1 while the database does not answer and clients are served from memory",
             ),
             connections: metrics
                 .gauge("nettyProviderConnectionActiveCount", "open tcp connections"),

@@ -78,6 +78,10 @@ impl View {
             0
         };
         let missing = group_num_min.saturating_sub(count);
+        // Most questions end here: looking through all groups is not for each of them.
+        if missing == 0 {
+            return Decision::Keep;
+        }
         let mut idle = self.available(subject);
         idle.retain(|name| {
             let is_removed = removed.is_some_and(|removed| removed.contains(*name));

@@ -3,14 +3,21 @@
 //! Everything is read again every few seconds and after local changes. A failed read keeps what
 //! there is; a read that succeeds replaces it, also when it finds nothing. One row that cannot be
 //! understood is skipped, never the whole table.
+//!
+//! Routes are many. Each refresh reads those that changed, and goes on with a slow pass over all of
+//! them, which also sees what was deleted.
+
+mod route_table;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{Notify, watch};
+use prometheus_client::metrics::gauge::Gauge;
+use qmq_daemon::admin::Readiness;
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -18,8 +25,18 @@ use crate::db::client_offline_state::OfflineRow;
 use crate::db::{Db, DbResult};
 use crate::routing::{ANY, Route, View};
 
+use route_table::RouteTable;
+
 /// Longest wait for a refresh that makes a change visible.
 const REFRESH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Routes read by one statement of the pass over all of them. Fewer routes are read anew each time.
+const STRETCH_ROWS: usize = 1_000;
+/// Statements of that pass within one refresh. A million routes are passed in two minutes.
+const STRETCHES_MAX: usize = 40;
+/// How far back a look for changes goes beyond the last one: a statement is seen later than the
+/// time it writes down, and that time may be a whole second.
+const CHANGE_OVERLAP_MS: i64 = 10_000;
 
 /// All but the routes, as read at one moment.
 #[derive(Clone, Debug, Default)]
@@ -52,12 +69,44 @@ impl Snapshot {
     }
 }
 
-/// Routes by subject. Each carries the number of the refresh during which it was learnt, so that a
-/// refresh that began earlier does not drop what was assigned meanwhile.
+/// How far reading has come.
 #[derive(Debug, Default)]
-struct Routes {
-    refreshes: u64,
-    by_subject: HashMap<String, (Arc<Route>, u64)>,
+struct Progress {
+    /// Clock of the database at the last refresh, ms.
+    refreshed_ms: i64,
+    /// Number of the query with which the pass over all routes began.
+    pass: u64,
+    /// The last row of the pass.
+    row: i64,
+    /// The last pass took more than one statement.
+    is_long: bool,
+}
+
+/// Who is told that the database is away.
+#[derive(Clone, Debug)]
+pub struct Alarm {
+    /// Refreshes that failed.
+    pub errors: Counter,
+    /// 1 while the last refresh failed.
+    pub away: Gauge,
+    /// What `/readyz` answers.
+    pub readiness: Readiness,
+}
+
+impl Alarm {
+    const PART: &str = "database";
+
+    fn raise(&self) {
+        self.errors.inc();
+        self.away.set(1);
+        let reason = "does not answer: known subjects are served from memory, new ones are refused";
+        self.readiness.waits(Self::PART, reason);
+    }
+
+    fn clear(&self) {
+        self.away.set(0);
+        self.readiness.ready(Self::PART);
+    }
 }
 
 /// The current snapshot and how it is kept current.
@@ -65,7 +114,10 @@ struct Routes {
 pub struct Snapshots {
     db: Db,
     current: watch::Sender<Arc<Snapshot>>,
-    routes: RwLock<Routes>,
+    routes: RouteTable,
+    progress: Mutex<Progress>,
+    /// Refreshes that have begun.
+    refreshes: AtomicU64,
     healthy: AtomicBool,
     wanted: Notify,
 }
@@ -79,11 +131,13 @@ impl Snapshots {
         let snapshots = Self {
             db,
             current: watch::Sender::default(),
-            routes: RwLock::default(),
+            routes: RouteTable::default(),
+            progress: Mutex::default(),
+            refreshes: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             wanted: Notify::new(),
         };
-        snapshots.refresh().await?;
+        snapshots.refresh(usize::MAX).await?;
         Ok(snapshots)
     }
 
@@ -102,32 +156,25 @@ impl Snapshots {
     /// The route of a real subject.
     #[must_use]
     pub fn route(&self, subject: &str) -> Option<Arc<Route>> {
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        routes
-            .by_subject
-            .get(subject)
-            .map(|(route, _)| Arc::clone(route))
+        self.routes.get(subject)
     }
 
     /// Takes over a route that was just read or written; an older version changes nothing.
     pub fn learn(&self, subject: &str, route: Route) {
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        let refresh = routes.refreshes;
-        let known = routes
-            .by_subject
-            .get(subject)
-            .map(|(known, _)| known.version);
-        if known.is_none_or(|version| version <= route.version) {
-            routes
-                .by_subject
-                .insert(subject.to_owned(), (Arc::new(route), refresh));
-        }
+        self.routes.learn(subject, subject, route);
     }
 
-    /// Whether the last refresh succeeded. While it did not, nothing that can wait is written.
+    /// The same for a route whose row has the name `stored`: where a database ignores case, that of
+    /// a subject may be another's.
+    pub fn learn_stored(&self, subject: &str, stored: &str, route: Route) {
+        self.routes.learn(subject, stored, route);
+    }
+
+    /// Whether the last refresh succeeded and the database answers. While it does not, nothing that
+    /// can wait is written.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+        self.healthy.load(Ordering::Relaxed) && self.db.answers()
     }
 
     /// Asks for a refresh soon: something was changed that is held here.
@@ -138,10 +185,7 @@ impl Snapshots {
     /// Waits until a refresh has begun and ended: what was written before is seen from now on.
     /// Gives up after a second, because a broker waits for its answer meanwhile.
     pub async fn refreshed(&self) {
-        let begun = {
-            let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-            routes.refreshes
-        };
+        let begun = self.refreshes.load(Ordering::SeqCst);
         let mut changes = self.current.subscribe();
         self.refresh_soon();
         let fresh = changes.wait_for(|snapshot| snapshot.refresh > begun);
@@ -150,21 +194,22 @@ impl Snapshots {
     }
 
     /// Refreshes every `period` and when asked to, until `stop`.
-    pub async fn keep_fresh(&self, period: Duration, errors: Counter, stop: CancellationToken) {
+    pub async fn keep_fresh(&self, period: Duration, alarm: Alarm, stop: CancellationToken) {
         loop {
-            tokio::select! {
+            let stretches_max = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.wanted.notified() => {}
-                () = tokio::time::sleep(period) => {}
-            }
-            match self.refresh().await {
+                () = self.wanted.notified() => 1,
+                () = tokio::time::sleep(period) => STRETCHES_MAX,
+            };
+            match self.refresh(stretches_max).await {
                 Ok(()) => {
+                    alarm.clear();
                     if !self.healthy.swap(true, Ordering::Relaxed) {
                         info!("the database answers again");
                     }
                 }
                 Err(error) => {
-                    errors.inc();
+                    alarm.raise();
                     self.healthy.store(false, Ordering::Relaxed);
                     warn!(%error, "cannot refresh routes: answering from memory");
                 }
@@ -172,20 +217,59 @@ impl Snapshots {
         }
     }
 
-    async fn refresh(&self) -> DbResult<()> {
-        let began = {
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            routes.refreshes += 1;
-            routes.refreshes
-        };
-        let snapshot = self.read(began).await?;
-        let read = self.db.routes().await?;
-        self.replace_routes(read, began);
+    async fn refresh(&self, stretches_max: usize) -> DbResult<()> {
+        let began = self.refreshes.fetch_add(1, Ordering::SeqCst) + 1;
+        let clock_ms = self.db.now_ms().await?;
+        let snapshot = self.read(began, clock_ms).await?;
+        self.read_routes(clock_ms, stretches_max).await?;
         self.current.send_replace(Arc::new(snapshot));
         Ok(())
     }
 
-    async fn read(&self, refresh: u64) -> DbResult<Snapshot> {
+    /// Reads the routes that changed, and a few stretches of all of them.
+    async fn read_routes(&self, clock_ms: i64, stretches_max: usize) -> DbResult<()> {
+        let mut progress = self.progress.lock().await;
+        if progress.is_long || progress.row != 0 {
+            let since_ms = progress.refreshed_ms.min(clock_ms) - CHANGE_OVERLAP_MS;
+            let query = self.routes.begin_query();
+            for (subject, route) in self.db.routes_changed_since(since_ms).await? {
+                self.routes.take(&subject, route, query);
+            }
+        }
+        progress.refreshed_ms = clock_ms;
+        for _ in 0..stretches_max {
+            if self.pass_stretch(&mut progress).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next stretch of all routes; `true` when it was the last of a pass.
+    async fn pass_stretch(&self, progress: &mut Progress) -> DbResult<bool> {
+        let query = self.routes.begin_query();
+        if progress.row == 0 {
+            progress.pass = query;
+        }
+        let rows = self
+            .db
+            .routes_behind_row(progress.row, STRETCH_ROWS)
+            .await?;
+        let is_last = rows.len() < STRETCH_ROWS;
+        let is_first = progress.row == 0;
+        progress.row = rows.last().map_or(0, |(id, _)| *id);
+        for (subject, route) in rows.into_iter().filter_map(|(_, row)| row) {
+            self.routes.take(&subject, route, query);
+        }
+        if is_last {
+            self.routes.sweep(progress.pass).await;
+            progress.row = 0;
+            progress.is_long = !is_first;
+        }
+        Ok(is_last)
+    }
+
+    async fn read(&self, refresh: u64, clock_ms: i64) -> DbResult<Snapshot> {
         let groups = self.db.groups().await?;
         let tags = self.db.subject_tags().await?;
         let mut readonly: HashMap<_, HashSet<_>> = HashMap::new();
@@ -206,7 +290,7 @@ impl Snapshots {
             removed,
             route_json_max: Some(self.db.widths().route_json),
         };
-        let time_ms = self.db.now_ms().await?.max(self.current.borrow().time_ms);
+        let time_ms = clock_ms.max(self.current.borrow().time_ms);
         let offline = self.db.offline_states().await?.into_iter().map(
             |OfflineRow {
                  client_id,
@@ -221,25 +305,6 @@ impl Snapshots {
             refresh,
             offline: offline.collect(),
         })
-    }
-
-    fn replace_routes(&self, read: Vec<(String, Route)>, began: u64) {
-        let mut fresh: HashMap<String, (Arc<Route>, u64)> = read
-            .into_iter()
-            .map(|(name, route)| (name, (Arc::new(route), began)))
-            .collect();
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        let learnt = routes
-            .by_subject
-            .drain()
-            .filter(|(_, (_, refresh))| *refresh >= began);
-        for (subject, (route, refresh)) in learnt {
-            let read = fresh.get(&subject).map(|(read, _)| read.version);
-            if read.is_none_or(|version| version < route.version) {
-                fresh.insert(subject, (route, refresh));
-            }
-        }
-        routes.by_subject = fresh;
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use axum::Router;
 use qmq_daemon::address::local_ipv4;
 use qmq_daemon::admin::Readiness;
 use qmq_daemon::http::HttpServer;
@@ -29,7 +30,7 @@ use crate::handler::Handler;
 use crate::http;
 use crate::liveness::Liveness;
 use crate::metrics::Counters;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Alarm, Snapshots};
 use crate::state::{State, WAITING_CLIENTS_MAX};
 use qmq_daemon::tokens::Tokens;
 
@@ -81,9 +82,11 @@ pub async fn start(
         counters,
         tasks,
         background,
+        readiness: Readiness::default(),
     };
     let state = parts.state(&config, tcp_addr.port(), &stop);
-    let http = bind_http(config.http_port, &state, metrics, stop.clone()).await?;
+    let router = http::router(Arc::clone(&state), metrics, parts.readiness.clone());
+    let http = bind_http(config.http_port, router, stop.clone()).await?;
     parts.follow_settings(settings);
     parts.keep_running(&config, tcp.stats());
     let handler = Arc::new(Handler(Arc::clone(&state)));
@@ -142,12 +145,10 @@ async fn bind(config: &MetaserverConfig) -> Result<Server, StartError> {
 
 async fn bind_http(
     port: u16,
-    state: &Arc<State>,
-    metrics: Metrics,
+    router: Router,
     stop: CancellationToken,
 ) -> Result<HttpServer, StartError> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let router = http::router(Arc::clone(state), metrics, Readiness::default());
     let server = HttpServer::start(address, router, stop).await;
     let server =
         server.with_context(|| format!("cannot listen on {address} (meta.server.discover.port)"));
@@ -169,6 +170,7 @@ struct Parts {
     counters: Counters,
     tasks: TaskTracker,
     background: CancellationToken,
+    readiness: Readiness,
 }
 
 impl Parts {
@@ -228,11 +230,13 @@ impl Parts {
 
     fn keep_running(&self, config: &MetaserverConfig, stats: Arc<ServerStats>) {
         let (snapshots, period) = (Arc::clone(&self.snapshots), config.refresh_period);
-        let (errors, stop) = (
-            self.counters.refresh_errors.clone(),
-            self.background.clone(),
-        );
-        self.spawn(async move { snapshots.keep_fresh(period, errors, stop).await });
+        let alarm = Alarm {
+            errors: self.counters.refresh_errors.clone(),
+            away: self.counters.database_away.clone(),
+            readiness: self.readiness.clone(),
+        };
+        let stop = self.background.clone();
+        self.spawn(async move { snapshots.keep_fresh(period, alarm, stop).await });
         let connections = self.counters.connections.clone();
         let stop = self.background.clone();
         self.spawn(async move {

@@ -16,6 +16,8 @@ pub(super) struct Dialect {
     now: &'static str,
     /// Makes ms of such a column: what stands before and after its name.
     column_ms: (&'static str, &'static str),
+    /// Makes what is kept in such a column of a placeholder for ms.
+    time_of_ms: &'static str,
     /// Run on each new connection.
     connection_setup: &'static str,
     /// Statements that may write at the same time; others wait in the order they came.
@@ -40,6 +42,7 @@ pub(super) static SQLITE: Dialect = Dialect {
     now_ms: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     column_ms: ("", ""),
+    time_of_ms: "?",
     connection_setup: "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; \
                        PRAGMA synchronous = FULL;",
     // It has one writer. Left to itself, it lets connections that wait try again now and then, in
@@ -60,6 +63,11 @@ pub(super) static SQLITE: Dialect = Dialect {
             name: "removed groups",
             text: include_str!("../../../sql/sqlite/0002_removed_groups.sql"),
         },
+        Migration {
+            number: 3,
+            name: "indexes",
+            text: include_str!("../../../sql/sqlite/0003_indexes.sql"),
+        },
     ],
 };
 
@@ -70,6 +78,7 @@ pub(super) static SQLITE: Dialect = Dialect {
 pub(super) static MYSQL: Dialect = Dialect {
     now_ms: "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
     now: "NOW()",
+    time_of_ms: "FROM_UNIXTIME(FLOOR(? / 1000))",
     column_ms: ("CAST(COALESCE(UNIX_TIMESTAMP(", "), 0) * 1000 AS SIGNED)"),
     connection_setup: "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                        SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
@@ -98,6 +107,11 @@ pub(super) static MYSQL: Dialect = Dialect {
             name: "removed groups",
             text: include_str!("../../../sql/mysql/0002_removed_groups.sql"),
         },
+        Migration {
+            number: 3,
+            name: "indexes",
+            text: include_str!("../../../sql/mysql/0003_indexes.sql"),
+        },
     ],
 };
 
@@ -108,6 +122,7 @@ pub(super) const fn with_clock(now_ms: &'static str) -> Dialect {
         now_ms,
         now: now_ms,
         column_ms: SQLITE.column_ms,
+        time_of_ms: SQLITE.time_of_ms,
         connection_setup: SQLITE.connection_setup,
         begin: SQLITE.begin,
         lock: SQLITE.lock,
@@ -126,11 +141,12 @@ impl Dialect {
             .map(drop)
     }
 
-    /// Fills in `{now}`, `{now_ms}` and `{ms:column}`.
+    /// Fills in `{now}`, `{now_ms}`, `{time_of_ms}` and `{ms:column}`.
     pub(super) fn expand(&self, text: &str) -> String {
         let text = text
             .replace("{now}", self.now)
-            .replace("{now_ms}", self.now_ms);
+            .replace("{now_ms}", self.now_ms)
+            .replace("{time_of_ms}", self.time_of_ms);
         let mut parts = text.split("{ms:");
         let mut out = parts.next().unwrap_or_default().to_owned();
         for part in parts {

@@ -51,6 +51,40 @@ impl RouteRow {
 }
 
 impl Db {
+    /// Up to `rows_max` routes behind the row with this id, by id. A row that cannot be read counts
+    /// and has no route.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn routes_behind_row(
+        &self,
+        id: i64,
+        rows_max: usize,
+    ) -> DbResult<Vec<(i64, Option<(String, Route)>)>> {
+        let query = self.query(
+            "SELECT subject_info, broker_group_json, CAST(version AS SIGNED), \
+             CAST(id AS SIGNED) FROM subject_route WHERE id > ? ORDER BY id LIMIT ?",
+        );
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let rows = self.scan(query.bind(id).bind(rows_max)).await?;
+        let rows = rows.iter().map(|row| Ok((row.try_get(3)?, read(row)?)));
+        Ok(rows.collect::<sqlx::Result<_>>()?)
+    }
+
+    /// The routes written at `since_ms` or later, by the clock of the database.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn routes_changed_since(&self, since_ms: i64) -> DbResult<Vec<(String, Route)>> {
+        let query = self.query(
+            "SELECT subject_info, broker_group_json, CAST(version AS SIGNED) FROM subject_route \
+             WHERE update_time >= {time_of_ms}",
+        );
+        let rows = self.scan(query.bind(since_ms.max(0))).await?;
+        let rows = rows.iter().filter_map(|row| read(row).transpose());
+        Ok(rows.collect::<sqlx::Result<_>>()?)
+    }
+
     /// The first `limit` routes whose subjects come after `after`, by subject, and the last subject
     /// that was looked at, to go on with; none at the end of the table.
     ///
@@ -86,24 +120,21 @@ impl Db {
         Ok(row.as_ref().map(RouteRow::read).transpose()?.flatten())
     }
 
-    /// All routes.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn routes(&self) -> DbResult<Vec<(String, Route)>> {
-        let query = self.query(
-            "SELECT subject_info, broker_group_json, CAST(version AS SIGNED) FROM subject_route",
-        );
-        let rows = self.scan(query).await?;
-        let rows = rows.iter().filter_map(|row| read(row).transpose());
-        Ok(rows.collect::<sqlx::Result<_>>()?)
-    }
-
     /// The route of one subject. A row that cannot be read counts as an empty route of its version.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn route(&self, subject: &str) -> DbResult<Option<Route>> {
+        let row = self.stored_route(subject).await?;
+        Ok(row.map(|(_, route)| route))
+    }
+
+    /// The same, with the name in its row: a database that ignores case finds the row of a subject
+    /// whose name is written in another way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn stored_route(&self, subject: &str) -> DbResult<Option<(String, Route)>> {
         let query = self.query(
             "SELECT subject_info, broker_group_json, CAST(version AS SIGNED) FROM subject_route \
              WHERE subject_info = ?",
@@ -111,11 +142,11 @@ impl Db {
         let row = self.fetch_optional(query.bind(subject.to_owned())).await?;
         let Some(row) = row else { return Ok(None) };
         match read(&row)? {
-            Some((_, route)) => Ok(Some(route)),
-            None => Ok(Some(Route {
-                groups: Vec::new(),
-                version: row.try_get(2)?,
-            })),
+            Some(stored) => Ok(Some(stored)),
+            None => {
+                let (groups, version) = (Vec::new(), row.try_get(2)?);
+                Ok(Some((row.try_get(0)?, Route { groups, version })))
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 #[macro_use]
 mod node;
 
+mod adoption;
 mod broker;
 mod brokers;
 mod client;
@@ -14,10 +15,12 @@ mod conf;
 mod hanging;
 mod legacy;
 mod management;
+mod mariadb_down;
 mod offsets;
 mod outage;
 mod process;
 mod race;
 mod readonly;
 mod routes;
+mod scale;
 mod switches;

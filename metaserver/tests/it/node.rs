@@ -1,6 +1,8 @@
 //! A metaserver in this process, and everything one can ask it; the databases it runs on.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -52,7 +54,24 @@ pub(crate) struct Place {
 
 enum Database {
     Sqlite,
-    MariaDb(&'static MariaDb, String),
+    MariaDb(Server, String),
+}
+
+#[derive(Clone)]
+enum Server {
+    Shared(&'static MariaDb),
+    Own(Arc<MariaDb>),
+}
+
+impl Deref for Server {
+    type Target = MariaDb;
+
+    fn deref(&self) -> &MariaDb {
+        match self {
+            Self::Shared(server) => server,
+            Self::Own(server) => server,
+        }
+    }
 }
 
 impl Place {
@@ -64,7 +83,16 @@ impl Place {
     /// On MariaDB.
     pub(crate) fn on_mariadb() -> Self {
         let server = MariaDb::shared().unwrap_or_else(|error| panic!("{error}"));
-        Self::of(Database::MariaDb(server, server.create_database().unwrap()))
+        let name = server.create_database().unwrap();
+        Self::of(Database::MariaDb(Server::Shared(server), name))
+    }
+
+    /// On a MariaDB that only this test uses, and may stop.
+    pub(crate) fn on_own_mariadb() -> (Self, Arc<MariaDb>) {
+        let server = Arc::new(MariaDb::start().unwrap());
+        let name = server.create_database().unwrap();
+        let own = Server::Own(Arc::clone(&server));
+        (Self::of(Database::MariaDb(own, name)), server)
     }
 
     /// A new one of the same kind.
@@ -335,6 +363,23 @@ impl Node {
         tokio::time::timeout(PATIENCE, look)
             .await
             .expect("the metric must come");
+    }
+
+    /// Waits until `/readyz` answers with this status; returns its text.
+    pub(crate) async fn ready_until(&self, status: u16) -> String {
+        let url = format!("{}/readyz", self.http());
+        let look = async {
+            loop {
+                let reply = http().get(&url).send().await.unwrap();
+                if reply.status() == status {
+                    return reply.text().await.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .expect("the status must come")
     }
 
     /// Asks until the answer is as wanted.

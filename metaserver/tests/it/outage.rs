@@ -6,7 +6,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Onlin
 use qmq_protocol::command::client_register::ClientType;
 use sqlx::AssertSqlSafe;
 
-use crate::node::{Master, Place, ask, http, question};
+use crate::node::{Master, Place, ask, question};
 
 on_each_database! {
     clients_keep_their_groups,
@@ -79,12 +79,9 @@ async fn clients_keep_their_groups(place: Place) {
     assert_eq!(node.report(G1, Online, ReadWrite).await, 51);
     let listed = node.manage(&[("action", "ListBrokers")]).await;
     assert!(listed.starts_with("{\"status\":-1,"), "{listed}");
-    let ready = http()
-        .get(format!("{}/readyz", node.http()))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(ready.status(), 200, "it still serves");
+    let reason = node.ready_until(503).await;
+    assert!(reason.starts_with("database: does not answer"), "{reason}");
+    node.count_until("databaseAway 1").await;
     node.stop().await;
 }
 

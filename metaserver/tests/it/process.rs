@@ -58,6 +58,31 @@ fn start_up_failures_have_a_code_and_a_line_each() {
     );
     assert_eq!(error.lines().count(), 1, "{error}");
 
+    // The text of a driver may say who was refused, not with which password.
+    let (code, _, error) = run(
+        &folder,
+        &[
+            &any[..],
+            &[
+                "--set",
+                "jdbc.url=jdbc:mysql://127.0.0.1:1/qmq?useSSL=false",
+            ],
+            &["--set", "jdbc.username=me"],
+            &["--set", "jdbc.password=hunter2"],
+        ]
+        .concat(),
+    );
+    assert_eq!(code, Some(3), "{error}");
+    assert!(
+        error.starts_with("qmq-metaserver: store: cannot open mysql://127.0.0.1:1/qmq: "),
+        "{error}"
+    );
+    assert!(
+        error.contains("refused") && !error.contains("hunter2"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+
     let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = format!(
         "meta.server.discover.port={}",
