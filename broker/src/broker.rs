@@ -12,9 +12,11 @@ use tokio::sync::Semaphore;
 
 use crate::config::BrokerConfig;
 use crate::env_rules::RulesInUse;
+use crate::handler::browse::BROWSES_MAX;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::shard::{Shards, Surroundings};
+use crate::unretained::Unretained;
 
 /// Answers that may be held back at a time; beyond that they go out at once.
 pub const HELD_ANSWERS_MAX: usize = 10_000;
@@ -37,6 +39,12 @@ pub struct Broker {
     pub env_rules: RulesInUse,
     /// Subjects that messages are taken for.
     pub subjects_max: usize,
+    /// Messages that are not stored.
+    pub unretained: Unretained,
+    /// Size of an answer with messages; a single larger message still goes out. Unit: bytes.
+    pub reply_bytes_max: usize,
+    /// Lets few look at messages at a time.
+    pub browses: Arc<Semaphore>,
     writable: Arc<AtomicBool>,
     held: Arc<Semaphore>,
 }
@@ -60,6 +68,9 @@ impl Broker {
             reader: around.reader.clone(),
             env_rules,
             subjects_max: config.subjects_max,
+            unretained: Unretained::new(around.clock.now()),
+            reply_bytes_max: config.reply_bytes_max,
+            browses: Arc::new(Semaphore::new(BROWSES_MAX)),
             writable,
             held: Arc::new(Semaphore::new(HELD_ANSWERS_MAX)),
         }

@@ -1,6 +1,7 @@
 //! From command codes to handlers.
 
 pub mod ack;
+pub mod browse;
 pub mod manage;
 pub mod pull;
 pub mod send;
@@ -14,10 +15,12 @@ impl Service for Broker {
     async fn call(&self, request: Request, responder: Responder) {
         const PULL: i16 = CommandCode::PullMessage.code();
         const ACK: i16 = CommandCode::Ack.code();
+        const BROWSE: i16 = CommandCode::Browse.code();
         const MANAGE: i16 = CommandCode::ConsumeManage.code();
         match request.header.code {
             PULL => pull::handle(self, request, responder).await,
             MANAGE => manage::handle(self, request, responder).await,
+            BROWSE => browse::handle(self, request, responder).await,
             ACK => ack::handle(self, request, responder).await,
             _ => responder.send_empty(ResultCode::UnknownCode),
         }

@@ -37,6 +37,8 @@ pub struct Incoming {
     pub crc: u32,
     /// What tells it apart, if it may be a repeat.
     pub fingerprint: Option<Fingerprint>,
+    /// Whether it asks not to be stored. Such a message never gets as far as here.
+    pub is_unretained: bool,
 }
 
 /// Actions that belong together.

@@ -27,5 +27,6 @@ pub mod start;
 pub mod subscription;
 pub mod turns;
 pub mod unacked;
+pub mod unretained;
 pub mod waiting;
 pub mod writer;

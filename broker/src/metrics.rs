@@ -13,6 +13,8 @@ pub struct Metrics {
     pub stored_bytes: Counter,
     /// Messages that were stored before, within the duplicate window.
     pub repeats: Counter,
+    /// Messages that were not stored because they asked not to be.
+    pub unretained: Counter,
     /// Messages forgotten by the duplicate window too early, for lack of room.
     pub forgotten_young: Counter,
     /// Messages refused with a result code.
@@ -46,6 +48,7 @@ impl Metrics {
             stored: Counter::default(),
             stored_bytes: Counter::default(),
             repeats: Counter::default(),
+            unretained: Counter::default(),
             forgotten_young: Counter::default(),
             refused: Counter::default(),
             undecodable: Counter::default(),
@@ -81,6 +84,11 @@ impl Metrics {
                 "qmq_messages_repeated",
                 "Messages sent again and not stored again",
                 &self.repeats,
+            ),
+            (
+                "qmq_messages_unretained",
+                "Messages kept in memory only, as they asked for",
+                &self.unretained,
             ),
             (
                 "qmq_duplicate_window_forgotten_young",

@@ -3,6 +3,7 @@
 pub mod ack;
 pub mod broker_acquire_meta;
 pub mod broker_register;
+pub mod browse;
 pub mod client_register;
 pub mod consume_manage;
 pub mod heartbeat;
@@ -34,6 +35,8 @@ pub enum CommandCode {
     BrokerAcquireMeta = 40,
     /// Any client to any server: are you there?
     Heartbeat = 100,
+    /// Anybody to a broker: which messages are there? Our own.
+    Browse = 1001,
 }
 
 /// What became of a request.
@@ -71,6 +74,7 @@ impl CommandCode {
             35 => Self::ClientRegister,
             40 => Self::BrokerAcquireMeta,
             100 => Self::Heartbeat,
+            1001 => Self::Browse,
             _ => return None,
         })
     }
@@ -115,7 +119,7 @@ mod tests {
         let commands: Vec<_> = commands
             .inspect(|(n, c)| assert_eq!(c.code(), *n))
             .collect();
-        assert_eq!(commands.len(), 10);
+        assert_eq!(commands.len(), 11);
         let results = (i16::MIN..=i16::MAX).filter_map(|n| Some((n, ResultCode::from_code(n)?)));
         let results: Vec<_> = results.inspect(|(n, c)| assert_eq!(c.code(), *n)).collect();
         assert_eq!(results.len(), 7);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod acks;
+mod browse;
 mod exports;
 mod faults;
 mod filters;
