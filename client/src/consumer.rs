@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::error::DrainError;
+use crate::link::Cluster;
 pub use builder::ConsumerBuilder;
 use builder::Session;
 pub use delivery::Delivery;
@@ -66,7 +67,14 @@ impl Consumer {
     /// `http://host:8080/meta/address`. `app_code` names the application.
     #[must_use]
     pub fn builder(meta_url: impl Into<String>, app_code: impl Into<String>) -> ConsumerBuilder {
-        ConsumerBuilder::new(meta_url.into(), app_code.into())
+        ConsumerBuilder::new(Cluster::Meta(meta_url.into()), app_code.into())
+    }
+
+    /// Begins consumers of one broker, `host:port`, that ask no metaserver: nobody else knows of
+    /// them, and nobody can take them offline.
+    #[must_use]
+    pub fn direct(broker: impl Into<String>, app_code: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(Cluster::Broker(broker.into()), app_code.into())
     }
 
     /// Takes up to `max` messages (at most 10 000), waiting up to `wait` (100 ms to 5 minutes) for

@@ -118,10 +118,16 @@ impl Discovery {
 /// `host:port` with white space around it.
 fn parse_address(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
-    let (host, port) = text.rsplit_once(':')?;
-    let port: u16 = port.parse().ok()?;
+    is_address(text).then(|| text.to_owned())
+}
+
+/// Whether this is `host:port`.
+pub(crate) fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
     let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
-    (is_host && port != 0).then(|| text.to_owned())
+    is_host && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// The innermost source says what happened ("connection refused").

@@ -16,6 +16,9 @@ pub enum BuildError {
         /// What is wrong with it.
         why: String,
     },
+    /// The address of a broker cannot be used.
+    #[error("broker address {0:?}: expected host:port")]
+    Address(String),
     /// A name breaks a rule.
     #[error("{what} {name:?}: {source}")]
     Name {

@@ -30,6 +30,7 @@
 struct Examples;
 
 mod balance;
+mod browse;
 mod consumer;
 mod discovery;
 mod error;
@@ -39,6 +40,7 @@ mod producer;
 mod retry;
 mod route;
 
+pub use browse::{BrowseError, Browsed, Browser, From, Place, Portion};
 pub use consumer::{
     Consumer, ConsumerBuilder, Deliveries, Delivery, Failure, Leftovers, NackError, Redelivery,
     TagMatch,

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use qmq_model::{BrokerGroup, BrokerState};
 use qmq_protocol::command::client_register::{
-    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType,
+    ClientRegisterRequest, ClientRegisterResponse, ClientRequestType, ClientType, OnOfflineState,
 };
 use qmq_protocol::frame::VERSION;
 use qmq_protocol::{CommandCode, Decode, Encode, Frame, ResultCode};
 use qmq_remoting::{Pool, PoolConfig, PoolError};
 
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, is_address};
 use crate::error::BuildError;
 
 /// Longest wait for the metaserver to name the brokers of a subject. The reference waits for ever.
@@ -36,11 +37,26 @@ impl std::fmt::Display for CallError {
     }
 }
 
+/// Where a client learns which brokers serve a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cluster {
+    /// From the metaserver that this URL names.
+    Meta(String),
+    /// Nowhere: it is this one, `host:port`, for every subject.
+    Broker(String),
+}
+
+#[derive(Debug)]
+enum Directory {
+    Meta(Discovery),
+    Broker(String),
+}
+
 /// Connections and identity of a producer, or of the consumers of one builder.
 #[derive(Debug)]
 pub(crate) struct Link {
     pool: Pool,
-    discovery: Discovery,
+    directory: Directory,
     app_code: String,
 }
 
@@ -61,15 +77,22 @@ impl Link {
     /// Connects to nothing yet.
     ///
     /// # Errors
-    /// When the URL cannot be used.
-    pub(crate) fn new(meta_url: &str, app_code: &str) -> Result<Self, BuildError> {
+    /// When the URL or address cannot be used.
+    pub(crate) fn new(cluster: &Cluster, app_code: &str) -> Result<Self, BuildError> {
+        let directory = match cluster {
+            Cluster::Meta(url) => Directory::Meta(Discovery::new(url)?),
+            Cluster::Broker(address) if is_address(address) => Directory::Broker(address.clone()),
+            Cluster::Broker(address) => {
+                return Err(BuildError::Address(address.clone()));
+            }
+        };
         let pool = PoolConfig {
             back_off_max: RECONNECT_WAIT_MAX,
             ..PoolConfig::default()
         };
         Ok(Self {
             pool: Pool::new(pool),
-            discovery: Discovery::new(meta_url)?,
+            directory,
             app_code: app_code.to_owned(),
         })
     }
@@ -101,7 +124,14 @@ impl Link {
         request_type: ClientRequestType,
         digest: impl FnOnce(&ClientRegisterResponse<'_>),
     ) -> Result<(), String> {
-        let address = self.discovery.address().await?;
+        let discovery = match &self.directory {
+            Directory::Meta(discovery) => discovery,
+            Directory::Broker(address) => {
+                digest(&only_broker(address, key));
+                return Ok(());
+            }
+        };
+        let address = discovery.address().await?;
         let request = ClientRegisterRequest {
             subject: &key.subject,
             client_type_code: key.client_type.code().into(),
@@ -128,8 +158,25 @@ impl Link {
             Ok(frame) => format!("reply code {}", frame.header.code),
             Err(error) => error.to_string(),
         };
-        self.discovery.suspect().await;
+        discovery.suspect().await;
         Err(format!("metaserver {address}: {problem}"))
+    }
+}
+
+/// What a metaserver would say that knows this broker only. Its group has the name of its address.
+fn only_broker<'a>(address: &str, key: &'a RouteKey) -> ClientRegisterResponse<'a> {
+    ClientRegisterResponse {
+        timestamp_ms: 0,
+        subject: &key.subject,
+        consumer_group: &key.group,
+        state: OnOfflineState::Online,
+        client_type_code: key.client_type.code(),
+        groups: vec![BrokerGroup {
+            name: address.to_owned(),
+            master: address.to_owned(),
+            updated_ms: 0,
+            state: BrokerState::ReadWrite,
+        }],
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::balance::RoundRobin;
 use crate::error::{DrainError, SendError, SendErrorKind};
 use crate::identity::MessageIds;
-use crate::link::{Link, RouteKey};
+use crate::link::{Cluster, Link, RouteKey};
 use crate::route::Route;
 pub use builder::ProducerBuilder;
 use dispatch::{Destination, Dispatcher, Pending};
@@ -72,7 +72,14 @@ impl Producer {
     /// `http://host:8080/meta/address`. `app_code` names the application.
     #[must_use]
     pub fn builder(meta_url: impl Into<String>, app_code: impl Into<String>) -> ProducerBuilder {
-        ProducerBuilder::new(meta_url.into(), app_code.into())
+        ProducerBuilder::new(Cluster::Meta(meta_url.into()), app_code.into())
+    }
+
+    /// Begins a producer that sends everything to one broker, `host:port`, and asks no metaserver.
+    /// Messages for later go there too, so it has to be a delay server for those.
+    #[must_use]
+    pub fn direct(broker: impl Into<String>, app_code: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder::new(Cluster::Broker(broker.into()), app_code.into())
     }
 
     /// A message for `subject` with an id of its own, its times and the application's name.

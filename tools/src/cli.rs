@@ -13,6 +13,7 @@ use crate::command::brokers::{
 use crate::command::completions::Completions;
 use crate::command::databases::{AddDb, ListDbs};
 use crate::command::delay::Delay;
+use crate::command::list::List;
 use crate::command::on_offline::OnOffline;
 use crate::command::publish::Publish;
 use crate::command::readonly::{ListReadonly, MarkReadonly, UnMarkReadonly};
@@ -31,6 +32,8 @@ const HTTP_PORT_DEFAULT: u16 = 8080;
 /// `admin.port` of a delay server that sets none.
 pub(crate) const DELAY_ADMIN_PORT_DEFAULT: u16 = 20884;
 
+/// `broker.port` of a broker that sets none.
+const BROKER_PORT_DEFAULT: u16 = 20881;
 /// `admin.port` of a broker that sets none.
 pub(crate) const BROKER_ADMIN_PORT_DEFAULT: u16 = 20883;
 
@@ -127,6 +130,9 @@ pub(crate) enum Command {
     /// Consumes messages: prints each as one line of JSON and acknowledges it.
     #[command(name = "sub")]
     Subscribe(Subscribe),
+    /// Shows messages of a subject without consuming them.
+    #[command(name = "list")]
+    List(List),
     /// Looks for messages that are to come later, and cancels or moves them.
     Delay(Delay),
     /// Measures a broker with load of its own, and checks what comes back.
@@ -138,20 +144,22 @@ pub(crate) enum Command {
     Version,
 }
 
+/// `host[:port]` of a broker or delay server, where clients connect.
+pub(crate) type BrokerAddress = HostPort<BROKER_PORT_DEFAULT>;
 /// `host[:port]` of a metaserver's HTTP side.
-pub(crate) type Metaserver = HttpServer<HTTP_PORT_DEFAULT>;
+pub(crate) type Metaserver = HostPort<HTTP_PORT_DEFAULT>;
 /// `host[:port]` of a broker's HTTP side.
-pub(crate) type BrokerAdmin = HttpServer<BROKER_ADMIN_PORT_DEFAULT>;
+pub(crate) type BrokerAdmin = HostPort<BROKER_ADMIN_PORT_DEFAULT>;
 /// `host[:port]` of a delay server's HTTP side.
-pub(crate) type DelayServer = HttpServer<DELAY_ADMIN_PORT_DEFAULT>;
+pub(crate) type DelayServer = HostPort<DELAY_ADMIN_PORT_DEFAULT>;
 
-/// `host[:port]` of a server's HTTP side, with its default port.
+/// `host[:port]` of a server, with its default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HttpServer<const PORT: u16> {
+pub(crate) struct HostPort<const PORT: u16> {
     authority: String,
 }
 
-impl<const PORT: u16> HttpServer<PORT> {
+impl<const PORT: u16> HostPort<PORT> {
     /// The URL of `path`, which begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.authority)
@@ -165,7 +173,7 @@ impl Metaserver {
     }
 }
 
-impl<const PORT: u16> FromStr for HttpServer<PORT> {
+impl<const PORT: u16> FromStr for HostPort<PORT> {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -192,7 +200,7 @@ impl<const PORT: u16> FromStr for HttpServer<PORT> {
     }
 }
 
-impl<const PORT: u16> fmt::Display for HttpServer<PORT> {
+impl<const PORT: u16> fmt::Display for HostPort<PORT> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.authority)
     }

@@ -5,6 +5,7 @@ pub(crate) mod brokers;
 pub(crate) mod completions;
 pub(crate) mod databases;
 pub(crate) mod delay;
+pub(crate) mod list;
 pub(crate) mod on_offline;
 mod paging;
 pub(crate) mod publish;
@@ -50,6 +51,7 @@ pub(crate) async fn run(command: Command) -> Result<Outcome> {
         Command::ListDbs(command) => command.run().await,
         Command::Bench(command) => command.run().await,
         Command::Delay(command) => command.run().await,
+        Command::List(command) => command.run().await,
         Command::Publish(command) => command.run().await,
         Command::Subscribe(command) => command.run().await,
         Command::Completions(command) => command.run(),

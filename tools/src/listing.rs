@@ -38,6 +38,9 @@ pub(crate) struct Group {
     pub(crate) broker_state: String,
     #[serde(default)]
     pub(crate) tag: Option<String>,
+    /// `NORMAL` or `DELAY`.
+    #[serde(default)]
+    pub(crate) kind: String,
 }
 
 /// Which groups serve a subject.

@@ -24,6 +24,46 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
+/// Where a look at a subject begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At the oldest message.
+    Earliest,
+    /// At this sequence.
+    Sequence(i64),
+    /// At what was taken at this time or later.
+    Time(UnixMillis),
+    /// So long ago.
+    Ago(Duration),
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "earliest" {
+            return Ok(Self::Earliest);
+        }
+        if let Some(ago) = text.strip_prefix('-') {
+            return duration(ago).map(Self::Ago);
+        }
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && text.len() < MILLIS_DIGITS_MIN {
+            return text
+                .parse()
+                .map(Self::Sequence)
+                .map_err(|_| "too large".to_owned());
+        }
+        match text.parse() {
+            Ok(Moment::At(time)) => Ok(Self::Time(time)),
+            Ok(Moment::After(_)) => Err("nothing comes from the future".to_owned()),
+            Err(problem) => Err(format!(
+                "{problem}; or a sequence, \"earliest\", or -30m for half an hour ago"
+            )),
+        }
+    }
+}
+
 /// A point in time: absolute, or from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
@@ -154,5 +194,23 @@ mod tests {
             assert!(shown(time).starts_with("2026-11-20T18:05:00.000"), "{text}");
         }
         assert_eq!(shown(UnixMillis(i64::MAX)), i64::MAX.to_string());
+    }
+
+    #[test]
+    fn a_look_begins_at_a_sequence_or_a_time() {
+        let start = |text: &str| text.parse::<Start>();
+        assert_eq!(start("earliest"), Ok(Start::Earliest));
+        assert_eq!(start("0"), Ok(Start::Sequence(0)));
+        assert_eq!(start("12345678901"), Ok(Start::Sequence(12_345_678_901)));
+        let time = UnixMillis(1_795_159_757_436);
+        assert_eq!(start("1795159757436"), Ok(Start::Time(time)));
+        assert_eq!(
+            start("2026-11-20T15:29:17.436+08:00"),
+            Ok(Start::Time(time))
+        );
+        assert_eq!(start("-30m"), Ok(Start::Ago(Duration::from_secs(1800))));
+        for bad in ["", "-", "-5", "+5m", "newest", "1x"] {
+            assert!(start(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -19,8 +19,8 @@ use super::subscription::{QueueNames, Selection, Subscription, TagMatch};
 use super::{Consumer, PULL_MAX, PULL_WAIT_MAX, Shared, lock};
 use crate::error::BuildError;
 use crate::identity::{check_client_id, default_client_id};
-use crate::link::{Link, RouteKey};
-use crate::producer::Producer;
+use crate::link::{Cluster, Link, RouteKey};
+use crate::producer::ProducerBuilder;
 use crate::route::Route;
 
 /// Deliveries of a message before it goes to the dead-letter subject, as in the Java client.
@@ -29,7 +29,7 @@ const MAX_RETRIES: u32 = 32;
 /// Settings of [`Consumer`]s. All consumers of one builder and its clones share connections.
 #[derive(Clone)]
 pub struct ConsumerBuilder {
-    meta_url: String,
+    cluster: Cluster,
     app_code: String,
     client_id: Option<String>,
     limits: PullLimits,
@@ -50,9 +50,9 @@ pub(super) struct Session {
 }
 
 impl ConsumerBuilder {
-    pub(super) fn new(meta_url: String, app_code: String) -> Self {
+    pub(super) fn new(cluster: Cluster, app_code: String) -> Self {
         Self {
-            meta_url,
+            cluster,
             app_code,
             client_id: None,
             limits: PullLimits {
@@ -248,7 +248,7 @@ impl ConsumerBuilder {
         names: &QueueNames,
         link: &Arc<Link>,
     ) -> Result<Arc<Works>, BuildError> {
-        let producer = Producer::builder(&*self.meta_url, &*self.app_code)
+        let producer = ProducerBuilder::new(self.cluster.clone(), self.app_code.clone())
             .client_id(&*subscription.client_id)
             .build_on(Arc::clone(link))?;
         let group = subscription.group.clone();
@@ -318,7 +318,7 @@ impl ConsumerBuilder {
         if let Some(link) = &*link {
             return Ok(Arc::clone(link));
         }
-        let made = Arc::new(Link::new(&self.meta_url, &self.app_code)?);
+        let made = Arc::new(Link::new(&self.cluster, &self.app_code)?);
         *link = Some(Arc::clone(&made));
         Ok(made)
     }

@@ -14,7 +14,7 @@ use super::lanes::LaneLimits;
 use super::{Producer, Shared};
 use crate::error::BuildError;
 use crate::identity::{MessageIds, check_client_id, default_client_id};
-use crate::link::Link;
+use crate::link::{Cluster, Link};
 
 /// Upper bound of [`ProducerBuilder::queue_max`] and [`ProducerBuilder::queue_bytes_max`].
 const QUEUE_LIMIT: usize = u32::MAX as usize / 2;
@@ -24,7 +24,7 @@ const _: () = assert!(QUEUE_LIMIT <= Semaphore::MAX_PERMITS);
 /// Settings of a [`Producer`].
 #[derive(Clone)]
 pub struct ProducerBuilder {
-    meta_url: String,
+    cluster: Cluster,
     app_code: String,
     client_id: Option<String>,
     queue_max: usize,
@@ -36,9 +36,9 @@ pub struct ProducerBuilder {
 }
 
 impl ProducerBuilder {
-    pub(super) fn new(meta_url: String, app_code: String) -> Self {
+    pub(crate) fn new(cluster: Cluster, app_code: String) -> Self {
         Self {
-            meta_url,
+            cluster,
             app_code,
             client_id: None,
             queue_max: 10_000,
@@ -155,7 +155,7 @@ impl ProducerBuilder {
     /// When a setting is outside its bounds, the URL or the client id cannot be used, or there is
     /// no tokio runtime.
     pub fn build(self) -> Result<Producer, BuildError> {
-        let link = Arc::new(Link::new(&self.meta_url, &self.app_code)?);
+        let link = Arc::new(Link::new(&self.cluster, &self.app_code)?);
         self.build_on(link)
     }
 

@@ -99,7 +99,7 @@ impl RouteCache {
 }
 
 /// The groups a client of this type may use, each name once.
-pub(super) fn usable(client_type: ClientType, groups: &[BrokerGroup]) -> Vec<RouteGroup> {
+pub(crate) fn usable(client_type: ClientType, groups: &[BrokerGroup]) -> Vec<RouteGroup> {
     let mut names = HashSet::new();
     let may_use = |group: &&BrokerGroup| {
         let state = match client_type {

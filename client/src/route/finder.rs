@@ -7,7 +7,7 @@ use qmq_protocol::command::client_register::{ClientRequestType, ClientType};
 use super::RouteKey;
 use super::cache::{RouteGroup, usable};
 use crate::error::BuildError;
-use crate::link::Link;
+use crate::link::{Cluster, Link};
 
 /// The broker groups of a subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl RouteFinder {
     /// # Errors
     /// When the URL cannot be used.
     pub fn new(meta_url: &str, app_code: &str) -> Result<Self, BuildError> {
-        let link = Arc::new(Link::new(meta_url, app_code)?);
+        let link = Arc::new(Link::new(&Cluster::Meta(meta_url.to_owned()), app_code)?);
         Ok(Self { link })
     }
 

@@ -16,7 +16,7 @@ use qmq_remoting::{Client, ClientConfig};
 use crate::bench::plan::Common;
 use crate::bench::receiver::{Pull, client_id};
 use crate::cli::Metaserver;
-use crate::command::publish::APP_CODE;
+use crate::cluster::APP_CODE;
 
 /// Longest wait for one answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);

@@ -7,19 +7,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 use qmq_client::{Message, Producer, SendError, SendErrorKind};
+use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::cli::Metaserver;
+use crate::cluster::Cluster;
+use crate::message::{print, to_json};
 use crate::output::{Outcome, pace};
 use crate::progress::Progress;
 use crate::when::{Moment, duration};
 
-/// Name under which the application shows up at the metaserver.
-pub(crate) const APP_CODE: &str = "qmq-tools";
 /// Property that holds the text of `--body`.
 const BODY: &str = "body";
 /// Property that numbers the messages of one run from 0.
 const NUMBER: &str = "number";
+/// Property that is `0` for a message that is not to be stored.
+const RETAIN: &str = "qmq_retain";
+/// The largest number of attempts a producer may be given.
+const ATTEMPTS_MAX: u32 = 1000;
 /// Properties that hold what `--size` asks for, numbered from 0.
 const FILLER: &str = "filler";
 /// Bytes of one filler: as much as Java clients put into one property.
@@ -33,14 +37,8 @@ const FAILURES_TOLD: usize = 10;
 
 #[derive(Args, Debug)]
 pub(crate) struct Publish {
-    /// HTTP side of the metaserver. Default port: 8080.
-    #[arg(
-        long,
-        alias = "meta-server",
-        value_name = "HOST[:PORT]",
-        env = "QMQ_META"
-    )]
-    metaserver: Metaserver,
+    #[command(flatten)]
+    cluster: Cluster,
     /// Subject to send to.
     #[arg(long)]
     subject: String,
@@ -66,6 +64,21 @@ pub(crate) struct Publish {
     /// (local), 1795159757436 (milliseconds).
     #[arg(long, value_name = "TIME")]
     at: Option<Moment>,
+    /// How hard it is tried. 0: once, and a broker need not wait for its slave; a message may be
+    /// lost. 1: until it is confirmed, by another broker if need be. 2: as 1, but always by the
+    /// broker that may have it already, which knows a repeat and stores none.
+    #[arg(long, value_name = "0|1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// 0: brokers do not store the message, they keep it in memory until newer ones of its subject
+    /// take its room. `sub` and `list` of these tools see it, other consumers do not.
+    #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    retain: u8,
+    /// Only shows the messages, as `sub` would.
+    #[arg(long, alias = "dryRun")]
+    dry_run: bool,
+    /// Prints an object with `confirmed`, `messages` and `seconds`.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Property names of the servers and clients begin with this.
@@ -88,7 +101,13 @@ fn size(text: &str) -> Result<usize, String> {
 
 impl Publish {
     pub(crate) async fn run(self) -> Result<Outcome> {
-        let producer = Producer::builder(self.metaserver.address_url(), APP_CODE).build()?;
+        let producer = self.producer()?;
+        if self.dry_run {
+            for number in 0..self.count {
+                print(&to_json(&self.message(&producer, number)))?;
+            }
+            return Ok(Outcome::Done);
+        }
         let begun = Instant::now();
         let (mut sends, mut tally) = (JoinSet::new(), Tally::default());
         let progress = Progress::of(self.count, "messages");
@@ -127,15 +146,37 @@ impl Publish {
             bail!("{usage}");
         }
         let confirmed = tally.confirmed;
-        let pace = pace(confirmed, begun.elapsed());
-        println!("{confirmed} of {} messages confirmed in {pace}", self.count);
+        if self.json {
+            let seconds = begun.elapsed().as_secs_f64();
+            let said =
+                json!({ "confirmed": confirmed, "messages": self.count, "seconds": seconds });
+            println!("{said}");
+        } else {
+            let pace = pace(confirmed, begun.elapsed());
+            println!("{confirmed} of {} messages confirmed in {pace}", self.count);
+        }
         Ok(Outcome::done_if(confirmed == self.count))
+    }
+
+    fn producer(&self) -> Result<Producer> {
+        let builder = self.cluster.producer();
+        let builder = match self.qos {
+            0 => builder.attempts_max(1),
+            1 => builder,
+            // As many as there are at all.
+            _ => builder.same_group_attempts_max(ATTEMPTS_MAX),
+        };
+        Ok(builder.build()?)
     }
 
     fn message(&self, producer: &Producer, number: usize) -> Message {
         let mut message = producer.message(&self.subject);
         message.tags.extend(self.tag.iter().cloned());
+        message.low_reliability = self.qos == 0;
         message.set_property(NUMBER, number.to_string());
+        if self.retain == 0 {
+            message.set_property(RETAIN, "0");
+        }
         if let Some(body) = &self.body {
             message.set_property(BODY, body);
         }

@@ -112,6 +112,7 @@ mod tests {
             update_time: 1_795_159_757_436,
             broker_state: "RW".into(),
             tag: Some("red".into()),
+            kind: "NORMAL".into(),
         };
         let brokers = vec![
             broker("g2", "MASTER"),

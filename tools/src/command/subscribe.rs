@@ -1,16 +1,19 @@
 //! `sub`: consumes messages, prints and acknowledges them.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use qmq_client::{Consumer, Delivery, Leftovers, Message, TagMatch, default_client_id};
-use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use qmq_client::{Browsed, Consumer, Leftovers, Message, TagMatch, default_client_id};
+use tokio::sync::mpsc;
 
-use super::publish::APP_CODE;
-use crate::cli::Metaserver;
+use super::list::interrupted;
+use crate::cluster::Cluster;
+use crate::consumed::ConsumedIds;
+use crate::memory;
+use crate::message::{print, to_json};
 use crate::output::{Outcome, pace};
 use crate::progress::Progress;
 
@@ -26,14 +29,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub(crate) struct Subscribe {
-    /// HTTP side of the metaserver. Default port: 8080.
-    #[arg(
-        long,
-        alias = "meta-server",
-        value_name = "HOST[:PORT]",
-        env = "QMQ_META"
-    )]
-    metaserver: Metaserver,
+    #[command(flatten)]
+    cluster: Cluster,
     /// Subject to consume.
     #[arg(long)]
     subject: String,
@@ -63,22 +60,50 @@ pub(crate) struct Subscribe {
     /// Ends after so many seconds, with exit code 1 if fewer than --count messages came.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
+    /// How sure it is that each message is printed once. 0: it is acknowledged when it comes, and
+    /// may be lost. 1: at least once. 2: what was printed before, by its id, is not printed again;
+    /// the ids are in a file.
+    #[arg(long, value_name = "0|1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// The file of --qos 2. Default: qmq-tools/consumed/SUBJECT@GROUP in XDG_STATE_HOME, or in
+    /// .local/state at home.
+    #[arg(long, value_name = "FILE")]
+    consumed: Option<PathBuf>,
+    /// Leaves out what brokers keep in memory only (`pub --retain 0`). Such messages are shown to
+    /// every `sub`, those that are still there first, and need no acknowledgement.
+    #[arg(long)]
+    no_memory: bool,
 }
+
+/// Messages from the memory of brokers that wait to be printed.
+const MEMORY_MAX: usize = 100;
 
 impl Subscribe {
     pub(crate) async fn run(self) -> Result<Outcome> {
+        let mut printer = self.printer()?;
         let consumer = self.open()?;
+        let (listener, memory) = mpsc::channel(MEMORY_MAX);
+        let follows = if self.no_memory {
+            None
+        } else {
+            let follows = memory::follow(self.cluster.browser()?, self.subject.clone(), listener);
+            // Ends with the listener at the latest; without it only what is in memory is missing.
+            Some(tokio::spawn(follows))
+        };
         let begun = Instant::now();
-        let mut received = 0;
         // Where the messages themselves are seen they are progress enough.
         let is_seen = std::io::stdout().is_terminal();
         let progress = (!is_seen).then(|| Progress::counting("messages"));
         let consumed = tokio::select! {
-            consumed = self.consume(&consumer, &mut received, progress.as_ref()) => consumed,
+            consumed = self.consume(&consumer, memory, &mut printer, progress.as_ref()) => consumed,
             signal = interrupted() => signal.context("cannot wait for signals"),
         };
+        if let Some(follows) = follows {
+            follows.abort();
+        }
         let closed = consumer.close(CLOSE_WAIT).await;
         drop(progress);
+        let received = printer.received;
         eprintln!(
             "{received} messages received in {}",
             pace(received, begun.elapsed())
@@ -91,8 +116,28 @@ impl Subscribe {
         Ok(Outcome::done_if(is_complete && closed.is_ok()))
     }
 
+    fn printer(&self) -> Result<Printer> {
+        let consumed = if self.qos == 2 {
+            let group = self.group.as_deref().unwrap_or_default();
+            let path = match &self.consumed {
+                Some(path) => path.clone(),
+                None => ConsumedIds::default_path(&self.subject, group)?,
+            };
+            Some(ConsumedIds::open(path)?)
+        } else {
+            None
+        };
+        Ok(Printer {
+            received: 0,
+            consumed,
+        })
+    }
+
     fn open(&self) -> Result<Consumer> {
-        let mut builder = Consumer::builder(self.metaserver.address_url(), APP_CODE);
+        let mut builder = self.cluster.consumer();
+        if self.qos == 0 {
+            builder = builder.consume_most_once();
+        }
         builder = match &self.client_id {
             Some(id) => builder.client_id(id),
             None => {
@@ -122,82 +167,72 @@ impl Subscribe {
     async fn consume(
         &self,
         consumer: &Consumer,
-        received: &mut usize,
+        mut memory: mpsc::Receiver<Browsed>,
+        printer: &mut Printer,
         progress: Option<&Progress>,
     ) -> Result<()> {
         let limit = self.timeout.map(Duration::from_secs);
         let begun = Instant::now();
+        let mut hears = !self.no_memory;
         loop {
             let missing = self
                 .count
-                .map_or(PULL_MAX, |count| count.saturating_sub(*received));
+                .map_or(PULL_MAX, |count| count.saturating_sub(printer.received));
             let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
             if missing == 0 || left.is_some_and(|left| left.is_zero()) {
                 return Ok(());
             }
             let wait = left.unwrap_or(PULL_WAIT).min(PULL_WAIT);
-            for delivery in consumer.pull(missing.min(PULL_MAX), wait).await {
-                print(delivery)?;
-                *received += 1;
+            // What a pull took that is given up here stays with the consumer for the next one.
+            tokio::select! {
+                deliveries = consumer.pull(missing.min(PULL_MAX), wait) => {
+                    for delivery in deliveries {
+                        printer.print(delivery.message())?;
+                        delivery.ack();
+                    }
+                }
+                browsed = memory.recv(), if hears => match browsed {
+                    Some(browsed) if self.is_wanted(&browsed.message) => {
+                        printer.print(&browsed.message)?;
+                    }
+                    Some(_) => {}
+                    None => hears = false,
+                },
             }
             if let Some(progress) = progress {
-                progress.set(*received);
+                progress.set(printer.received);
             }
+        }
+    }
+
+    /// Whether the tags of a message are those asked for. Brokers choose what they have stored.
+    fn is_wanted(&self, message: &Message) -> bool {
+        let has = |tag: &String| message.tags.contains(tag);
+        match (self.tags.is_empty(), self.tags_all) {
+            (true, _) => true,
+            (false, true) => self.tags.iter().all(has),
+            (false, false) => self.tags.iter().any(has),
         }
     }
 }
 
-/// Waits for Ctrl-C or the signal that asks to end.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
+/// Prints messages, each once if that is wanted.
+struct Printer {
+    received: usize,
+    consumed: Option<ConsumedIds>,
 }
 
-/// Prints a message; acknowledges it once it is out.
-fn print(delivery: Delivery) -> Result<()> {
-    let line = to_json(delivery.message()).to_string();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .context("cannot print")?;
-    delivery.ack();
-    Ok(())
-}
-
-fn to_json(message: &Message) -> Value {
-    let properties: Map<String, Value> = message
-        .properties
-        .iter()
-        .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
-        .collect();
-    json!({
-        "messageId": message.message_id,
-        "subject": message.subject,
-        "createTime": message.created.0,
-        "tags": message.tags,
-        "times": message.times(),
-        "properties": properties,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_one_line() {
-        let mut message = Message {
-            subject: "s".into(),
-            ..Message::default()
-        };
-        message.set_property("text", "two\nlines");
-        let line = to_json(&message).to_string();
-        assert!(
-            !line.contains('\n') && line.contains(r#""text":"two\nlines""#),
-            "{line}"
-        );
+impl Printer {
+    fn print(&mut self, message: &Message) -> Result<()> {
+        let id = &message.message_id;
+        if self.consumed.as_ref().is_some_and(|ids| ids.contains(id)) {
+            return Ok(());
+        }
+        print(&to_json(message))?;
+        self.received += 1;
+        match &mut self.consumed {
+            Some(ids) => ids.add(id),
+            None => Ok(()),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use qmq_model::{BrokerGroup, BrokerState, Clock, Payload, PullSequence, SystemClock};
 use qmq_protocol::command::ack::AckRequest;
+use qmq_protocol::command::browse::{BrowseRequest, From, Place, put_browse_header, put_browsed};
 use qmq_protocol::command::client_register::{
     ClientRegisterRequest, ClientRegisterResponse, OnOfflineState,
 };
@@ -13,6 +14,7 @@ use qmq_protocol::command::pull::{PullRequest, TagMatch, put_pull_header};
 use qmq_protocol::command::send::{SendFailure, SendRequest, SendResult};
 use qmq_protocol::{CommandCode, Decode, Encode, ResultCode};
 use qmq_remoting::{Request, Responder, Server, ServerConfig, Service, answer_unknown};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) pulls: Vec<SeenPull>,
     /// Result for every message; 0 stores it.
     pub(crate) result: i32,
+    /// What the broker has in memory only.
+    pub(crate) memory: Vec<Bytes>,
     /// Messages for later are handed out so much before their time, ms.
     pub(crate) early_ms: i64,
 }
@@ -74,7 +78,16 @@ impl FakeCluster {
         });
         let stopped = stop.clone();
         runtime.spawn(async move { server.serve(service, stopped, Duration::ZERO).await });
-        let metaserver = FakeHttp::start("200 OK", address.clone()).authority;
+        let broker = address.clone();
+        let metaserver = FakeHttp::answering("200 OK", move |asked| {
+            if asked.line.starts_with("GET") {
+                return broker.clone();
+            }
+            let groups = json!([{ "groupName": "g1", "master": broker, "brokerState": "RW",
+                                  "kind": "NORMAL", "updateTime": 1 }]);
+            groups.to_string()
+        });
+        let metaserver = metaserver.authority;
         Self {
             metaserver,
             broker: address,
@@ -101,6 +114,7 @@ impl Service for Everything {
                 tokio::spawn(async move { pull(&held, &request, responder).await });
             }
             Some(CommandCode::Ack) => self.ack(&request, responder),
+            Some(CommandCode::Browse) => self.browse(&request, responder),
             _ => answer_unknown(responder),
         }
     }
@@ -146,6 +160,28 @@ impl Everything {
                 }
                 .put(out);
             }
+        });
+    }
+
+    fn browse(&self, request: &Request, responder: Responder) {
+        let asked = BrowseRequest::decode(request.header.version, &request.body).unwrap();
+        let held = self.held.borrow();
+        let messages = match asked.place {
+            Place::Stored => &held.messages,
+            Place::Memory => &held.memory,
+        };
+        let begin = match asked.from {
+            From::Sequence(sequence) => sequence.try_into().unwrap(),
+            From::Time(_) => 0,
+            From::Newest(count) => messages.len() - messages.len().min(count.try_into().unwrap()),
+        };
+        let count = usize::try_from(asked.count).unwrap();
+        let shown = messages.iter().enumerate().skip(begin).take(count);
+        let next = (begin + shown.len()).max(begin);
+        responder.send(ResultCode::Success.code(), |out| {
+            let number = |at: usize| i64::try_from(at).unwrap();
+            put_browse_header(number(next), number(messages.len()), out);
+            shown.for_each(|(at, payload)| put_browsed(number(at), payload, out));
         });
     }
 

@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod delay;
 mod http;
+mod looks;
 mod messages;
 mod tables;
 
