@@ -241,8 +241,16 @@ fn each_needs_what_is_documented() {
         }
     }
     for wrong in [
-        &["ResetOffset", "--subject=s", "--group=g", "--action=3"][..],
+        &["ResetOffset", "--subject=s", "--group=g", "--action=4"][..],
         &["ResetOffset", "--subject=s", "--group=g", "--action="],
+        &["ResetOffset", "--subject=s", "--group=g", "--action=3"],
+        &[
+            "ResetOffset",
+            "--subject=s",
+            "--group=g",
+            "--action=1",
+            "--time=+1s",
+        ],
         &[
             "AddDb",
             "--host=h",
