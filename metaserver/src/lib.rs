@@ -14,6 +14,7 @@ mod handler;
 mod http;
 pub mod liveness;
 pub mod metrics;
+mod register_log;
 pub mod routing;
 pub mod snapshot;
 pub mod start;

@@ -13,7 +13,7 @@ use qmq_daemon::admin::Readiness;
 use qmq_daemon::http::HttpServer;
 use qmq_daemon::metrics::Metrics;
 use qmq_daemon::process::Running;
-use qmq_daemon::settings::{Settings, follow};
+use qmq_daemon::settings::{MapFile, Settings, follow};
 use qmq_daemon::{FailureKind, StartError};
 use qmq_remoting::{DrainReport, Server, ServerConfig, ServerStats};
 use tokio::sync::Semaphore;
@@ -30,6 +30,7 @@ use crate::handler::Handler;
 use crate::http;
 use crate::liveness::Liveness;
 use crate::metrics::Counters;
+use crate::register_log::RegisterLog;
 use crate::snapshot::{Alarm, Snapshots};
 use crate::state::{State, WAITING_CLIENTS_MAX};
 use qmq_daemon::tokens::Tokens;
@@ -38,6 +39,8 @@ use qmq_daemon::tokens::Tokens;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How often files of settings are looked at, as documented.
 const SETTINGS_PERIOD: Duration = Duration::from_secs(10);
+/// File of switches that say which questions of clients are logged.
+const LOG_SWITCHES: &str = "client_log_switch";
 /// How often gauges are set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -62,7 +65,7 @@ pub struct RunningMetaserver {
 /// When the database cannot be opened or read, or a port is taken.
 pub async fn start(
     config: MetaserverConfig,
-    settings: Settings,
+    mut settings: Settings,
     stop: CancellationToken,
 ) -> Result<RunningMetaserver, StartError> {
     let db = open(&config).await?;
@@ -82,6 +85,7 @@ pub async fn start(
         counters,
         tasks,
         background,
+        switches: settings.map_file(LOG_SWITCHES),
         readiness: Readiness::default(),
     };
     let state = parts.state(&config, tcp_addr.port(), &stop);
@@ -170,6 +174,7 @@ struct Parts {
     counters: Counters,
     tasks: TaskTracker,
     background: CancellationToken,
+    switches: MapFile,
     readiness: Readiness,
 }
 
@@ -206,6 +211,7 @@ impl Parts {
             clients,
             counters: self.counters.clone(),
             tokens: Tokens::new(config.tokens_file.clone()),
+            register_log: RegisterLog::new(self.switches.clone()),
             advertised,
             first_route_wait: config.first_route_wait,
             open_register: config.open_register,

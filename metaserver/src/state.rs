@@ -14,6 +14,7 @@ use crate::clients::Clients;
 use crate::db::Db;
 use crate::liveness::Liveness;
 use crate::metrics::Counters;
+use crate::register_log::RegisterLog;
 use crate::snapshot::Snapshots;
 use qmq_daemon::tokens::Tokens;
 
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) clients: Arc<Clients>,
     pub(crate) counters: Counters,
     pub(crate) tokens: Tokens,
+    /// Whose questions are logged.
+    pub(crate) register_log: RegisterLog,
     /// What `/meta/address` answers.
     pub(crate) advertised: SocketAddrV4,
     /// How long a client waits for its first route.

@@ -19,7 +19,7 @@ use qmq_protocol::{Decode, ResultCode};
 use qmq_remoting::{Request, Responder};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::refuse_body;
 use crate::db::broker_group::GroupRow;
@@ -48,6 +48,14 @@ pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder)
         debug!(subject = question.subject, peer = %request.peer, %error, "subject refused");
         return state.refuse(&question, responder);
     }
+    let subject = SubjectKind::real_subject(question.subject);
+    if state.register_log.is_on(subject) {
+        info!(
+            subject = question.subject, group = question.consumer_group, id = question.client_id,
+            app = question.app_code, client_type = ?question.client_type(), peer = %request.peer,
+            "client asks for its brokers"
+        );
+    }
     let label = ClientLabel {
         clientTypeCode: i32::from(question.client_type().code()),
     };
@@ -55,7 +63,6 @@ pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder)
     if question.request_type == ClientRequestType::Online {
         state.clients.note(client_row(&question));
     }
-    let subject = SubjectKind::real_subject(question.subject);
     let route = state.snapshots.route(subject);
     let must_wait = is_assigned(question.client_type()) && state.assigner.is_unsettled(subject)
         || state.lacks_groups(&question, route.as_deref());
