@@ -124,7 +124,7 @@ start_metaserver() {
     echo "jdbc.url=sqlite:$home/metaserver.db" >"$home/conf/datasource.properties"
     echo "$TOKEN=bench" >"$home/conf/valid-api-tokens.properties"
     script "$home" metaserver.sh start >/dev/null
-    metaserver=127.0.0.1:$(QMQ_HOME=$home port_of metaserver http)
+    metaserver=127.0.0.1:$(QMQ_HOME=$home instance=metaserver port_of http)
 }
 
 # Makes the home folder of the delay server, and registers it.

@@ -128,9 +128,9 @@ stop_cluster() {
     trap '' INT TERM
     set +e
     [[ -z $subscriber ]] || kill -TERM "$subscriber" 2>/dev/null
-    (stop_server delay)
-    (stop_server broker)
-    (stop_server metaserver)
+    (serve delay stop)
+    (serve broker stop)
+    (serve metaserver stop)
 }
 
 # Whatever goes wrong: nothing keeps running, and the files stay to be looked at.

@@ -260,6 +260,35 @@ mod tests {
         assert_eq!(of(&[("log.expired.delete.enable", "false")]), None);
     }
 
+    /// What the install document of the Java servers tells operators to write.
+    #[test]
+    fn the_file_of_a_java_broker_is_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("broker.properties");
+        let text = "# \u{5fc5}\u{586b}\nmeta.server.endpoint=http://m:8080/meta/address\n\
+                    broker.port=20881\nsync.port=20882\nslave.sync.timeout=3000\nstore.root=/data\n\
+                    wait.slave.wrote=true\nmessage.retry.delay.seconds=5\n\
+                    messagelog.retention.hours=72\nconsumerlog.retention.hours=72\n\
+                    pulllog.retention.hours=72\nlog.retention.check.interval.seconds=60\n\
+                    log.expired.delete.enable=TRUE\ncheckpoint.retain.count=5\n\
+                    action.checkpoint.interval=100000\nmessage.checkpoint.interval=100000\n\
+                    put_need_retry_message.limiter=50\nsync.batch.size=100000\n\
+                    message.sync.timeout.ms=10\n";
+        std::fs::write(&file, text).unwrap();
+        let args = SettingsArgs {
+            file: Some(file),
+            ..SettingsArgs::default()
+        };
+        let settings = Settings::load("broker", &[], &args).unwrap();
+        let config = BrokerConfig::from_settings(&settings).unwrap();
+        assert_eq!(config.store_root, Path::new("/data"));
+        assert!(config.retention.is_some());
+        assert!(settings.unknown().is_empty(), "{:?}", settings.unknown());
+        let smt = [("smt.enable", "true")];
+        let error = BrokerConfig::from_settings(&Settings::of_pairs("broker", &smt));
+        assert!(error.unwrap_err().to_string().contains("smt.enable"));
+    }
+
     #[test]
     fn a_flush_type_that_is_none_is_refused() {
         let pairs = [

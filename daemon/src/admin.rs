@@ -51,13 +51,16 @@ impl Readiness {
 /// The paths every server has.
 ///
 /// `/healthz` answers 200 while the process runs at all; `/readyz` answers 200, or 503 with one
-/// reason per line.
+/// reason per line. `qmq_ready` among the metrics says the same.
 pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
+    let ready = metrics.gauge("qmq_ready", "1 while the server can serve, as /readyz says");
+    let asked = readiness.clone();
+    let text = async move || {
+        ready.set(i64::from(asked.reasons().is_empty()));
+        ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())
+    };
     Router::new()
-        .route(
-            "/metrics",
-            get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())),
-        )
+        .route("/metrics", get(text))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(async move || ready_reply(&readiness)))
 }

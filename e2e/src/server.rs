@@ -123,6 +123,14 @@ impl Server {
         ready.with_context(|| self.log_tail())
     }
 
+    /// Writes its settings file anew. What is dynamic in it counts within 10 s.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn change_settings(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(&self.config, text)?)
+    }
+
     /// Where the server listens: `http`, `tcp` or `admin`.
     ///
     /// # Errors
@@ -266,7 +274,11 @@ impl Drop for Server {
 }
 
 /// Status and body of one HTTP request.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+/// Status and body of `GET path`.
+///
+/// # Errors
+/// When there is no answer.
+pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
     exchange(address, &format!("{head}Connection: close\r\n\r\n"))
 }

@@ -10,6 +10,8 @@ mod delay;
 mod hostile;
 mod java;
 mod kill9;
+mod monitoring;
+mod packaging;
 mod realtime;
 mod recorder;
 mod scripts;
