@@ -66,7 +66,7 @@ fn samples_are_understood_and_complete() {
         assert!(keys.len() > 10, "{server}: {printed}");
         for key in keys {
             let is_shown = samples.lines().any(|line| {
-                let line = line.trim_start_matches('#');
+                let line = line.trim_start_matches('#').trim_start();
                 line.strip_prefix(key)
                     .is_some_and(|rest| rest.trim_start().starts_with('='))
             });

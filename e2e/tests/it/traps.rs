@@ -11,6 +11,8 @@ const LIST: &str = "docs/traps.md";
 const CELLS: usize = 4;
 /// What begins a reason for having no test; the rest of the cell says which part, or why.
 const REASONS: [&str; 2] = ["not yet: ", "does not apply: "];
+/// Begins a list of functions that become a test for each kind of database.
+const LIST_OF_TESTS: &str = "on_each_database! {";
 /// Fewer rows mean that the table is not found any more, not that there are fewer traps.
 const ROWS_MIN: usize = 100;
 
@@ -28,14 +30,23 @@ fn every_trap_has_a_test_that_exists_or_a_reason() {
 
 #[test]
 fn notices_what_it_looks_for() {
-    let source = "#[test]\n/// Why.\n#[should_panic]\nfn seen() {}\nfn no_test() {}\n\
+    let source = "on_each_database! {\n    listed,\n}\n#[test]\n/// Why.\n#[should_panic]\nfn seen() {}\nfn no_test() {}\n\
                   #[tokio::test(start_paused = true)]\nasync fn waits() {}\n\
                   #[test]\n#[ignore = \"slow\"]\nfn never_runs() {}\n";
     let found = |path: &str| tests_of(path, source).collect::<Vec<_>>();
-    assert_eq!(found("a/src/b/c.rs"), ["a::b::c::seen", "a::b::c::waits"]);
-    assert_eq!(found("a/src/b/tests.rs"), ["a::b::seen", "a::b::waits"]);
-    assert_eq!(found("a/src/lib.rs"), ["a::seen", "a::waits"]);
-    assert_eq!(found("a/tests/it/main.rs"), ["a::it::seen", "a::it::waits"]);
+    assert_eq!(
+        found("a/src/b/c.rs"),
+        ["a::b::c::listed", "a::b::c::seen", "a::b::c::waits"]
+    );
+    assert_eq!(
+        found("a/src/b/tests.rs"),
+        ["a::b::listed", "a::b::seen", "a::b::waits"]
+    );
+    assert_eq!(found("a/src/lib.rs"), ["a::listed", "a::seen", "a::waits"]);
+    assert_eq!(
+        found("a/tests/it/main.rs"),
+        ["a::it::listed", "a::it::seen", "a::it::waits"]
+    );
 
     let tests: BTreeSet<String> = found("a/src/lib.rs").into_iter().collect();
     let good = "| Id | Trap | Here | Test |\n| --- | --- | --- | --- |\n\
@@ -132,10 +143,16 @@ fn elsewhere(name: &str, tests: &BTreeSet<String>) -> String {
 /// The tests of a file by crate, file and function. Those that are ignored never run.
 fn tests_of(path: &str, text: &str) -> impl Iterator<Item = String> {
     let module = module_of(path);
-    let mut is_test = false;
+    let (mut is_test, mut is_list) = (false, false);
     let mut names = Vec::new();
     for line in text.lines().map(str::trim) {
-        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+        if line.starts_with(LIST_OF_TESTS) {
+            is_list = true;
+        } else if is_list {
+            let name = line.strip_suffix(',');
+            names.extend(name.map(|name| format!("{module}::{name}")));
+            is_list = line != "}";
+        } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
             is_test = true;
         } else if line.starts_with("#[ignore") {
             is_test = false;
