@@ -196,6 +196,12 @@ impl Inbox {
         Some(taken)
     }
 
+    /// Whether there is nothing to take.
+    #[must_use]
+    pub fn is_idle(&self, and_actions: Actions) -> bool {
+        self.queues.look(|queues| queues.is_idle(and_actions))
+    }
+
     /// Takes no more; what is queued is still written.
     pub fn close(&self) {
         self.queues.close();

@@ -1,4 +1,5 @@
-//! The one thread that appends: takes batches, writes, syncs once, publishes, wakes, answers.
+//! The one thread that appends: takes batches, writes, syncs once, publishes, wakes, answers. While
+//! more is waiting, it writes the next batch during the sync of the one before.
 //!
 //! It waits for the disk and for nothing else. A full disk refuses sends with a clear result and
 //! keeps actions until there is room; any failed write or sync ends the broker, because the store
@@ -6,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qmq_daemon::receive::{self, Refused};
 use qmq_model::{Clock, UnixMillis};
@@ -31,6 +32,10 @@ const PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// How soon actions are tried again after the disk was full.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
 
+/// While batches overlap, how often the writer lets the last one end before it takes the next:
+/// runs, checkpoints and seals begin when nothing is half done.
+const REST_INTERVAL: Duration = Duration::from_millis(50);
+
 // After an unclean stop counters jump by 2^20: no more than that may be unsynced at any time.
 const _: () = assert!(
     PULL_SEQUENCES_WRITTEN_MAX + 2 * crate::inbox::ACTIONS_QUEUED_WEIGHT_MAX as u64
@@ -53,8 +58,20 @@ pub struct Writer {
     placed: Vec<Placed>,
     actions: Vec<Action>,
     published: Vec<SubjectId>,
+    /// What is answered when the commit that was begun is finished.
+    begun: Option<Begun>,
+    /// When nothing was half done.
+    rested_at: Instant,
     /// What the store forgot too early, as far as it is counted.
     forgotten: u64,
+}
+
+/// What a commit was begun with.
+struct Begun {
+    sends: Vec<SendBatch>,
+    copied: Vec<CopyDone>,
+    actions: Vec<Ordered>,
+    started: Instant,
 }
 
 impl Writer {
@@ -80,6 +97,8 @@ impl Writer {
             placed: Vec::new(),
             actions: Vec::new(),
             published: Vec::new(),
+            begun: None,
+            rested_at: Instant::now(),
             forgotten: 0,
         }
     }
@@ -91,36 +110,40 @@ impl Writer {
     pub fn run(mut self) -> Result<(), Error> {
         let mut patience = Duration::ZERO;
         loop {
-            let which = if self.stuck.is_empty() {
-                Actions::Take
-            } else {
-                Actions::Leave
-            };
-            let Some(taken) = self.inbox.take(patience, which) else {
+            // Whoever waits for a commit that was begun is not kept waiting for more work.
+            let wait = self.begun.as_ref().map_or(patience, |_| Duration::ZERO);
+            let Some(taken) = self.inbox.take(wait, self.which()) else {
                 break;
             };
-            if let Err(error) = self.turn(taken) {
+            patience = self.turn(taken).inspect_err(|error| {
                 error!(%error, "store failed; the broker stops so that nothing is lost");
                 self.inbox.close();
-                return Err(error);
-            }
-            patience = self.tick()?;
+            })?;
         }
+        self.finish()?;
         info!("writer closes the store");
         self.store.close()
     }
 
+    fn which(&self) -> Actions {
+        if self.stuck.is_empty() {
+            Actions::Take
+        } else {
+            Actions::Leave
+        }
+    }
+
     fn tick(&mut self) -> Result<Duration, Error> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let now: UnixMillis = self.clock.now();
         let next = self
             .store
             .tick(now)?
             .unwrap_or(PATIENCE_MAX)
             .min(PATIENCE_MAX);
-        self.metrics
-            .upkeep_seconds
-            .observe(started.elapsed().as_secs_f64());
+        self.rested_at = Instant::now();
+        let took = self.rested_at.duration_since(started);
+        self.metrics.upkeep_seconds.observe(took.as_secs_f64());
         Ok(if self.stuck.is_empty() {
             next
         } else {
@@ -128,7 +151,8 @@ impl Writer {
         })
     }
 
-    fn turn(&mut self, taken: Taken) -> Result<(), Error> {
+    /// Appends what was taken; says how long there is nothing else to do.
+    fn turn(&mut self, taken: Taken) -> Result<Duration, Error> {
         let Taken {
             mut sends,
             copies,
@@ -137,30 +161,62 @@ impl Writer {
         self.append_sends(&mut sends)?;
         let copied = self.append_copies(copies)?;
         let actions = self.append_ordered(actions)?;
-        if sends.is_empty() && copied.is_empty() && actions.is_empty() {
-            return Ok(());
+        self.finish()?;
+        if !sends.is_empty() || !copied.is_empty() || !actions.is_empty() {
+            self.begin(sends, copied, actions)?;
         }
+        if self.begun.is_some() {
+            return Ok(Duration::ZERO);
+        }
+        self.tick()
+    }
+
+    /// Begins a commit, and finishes it at once unless there is more to append meanwhile.
+    fn begin(
+        &mut self,
+        sends: Vec<SendBatch>,
+        copied: Vec<CopyDone>,
+        actions: Vec<Ordered>,
+    ) -> Result<(), Error> {
         let durable = actions.iter().any(must_be_durable);
         let many = self.store.pull_sequences_unsynced() > PULL_SEQUENCES_WRITTEN_MAX;
-        self.published.clear();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let needs = SyncNeeds {
             actions: durable || many,
             // The original is acked next: the copy must not be lost after that.
             messages: !copied.is_empty(),
         };
-        self.store.commit(needs, &mut self.published)?;
-        self.metrics
-            .commit_seconds
-            .observe(started.elapsed().as_secs_f64());
+        let waits = self.store.begin_commit(needs)?;
+        self.begun = Some(Begun {
+            sends,
+            copied,
+            actions,
+            started,
+        });
+        let is_rested = started.duration_since(self.rested_at) < REST_INTERVAL;
+        if waits && is_rested && !self.inbox.is_idle(self.which()) {
+            return self.store.start_sync();
+        }
+        self.finish()
+    }
+
+    /// Finishes the commit that was begun, if one was: wakes and answers.
+    fn finish(&mut self) -> Result<(), Error> {
+        let Some(begun) = self.begun.take() else {
+            return Ok(());
+        };
+        self.published.clear();
+        self.store.finish_commit(&mut self.published)?;
+        let took = begun.started.elapsed();
+        self.metrics.commit_seconds.observe(took.as_secs_f64());
         self.waiting
             .wake(&self.published, |id| self.reader.name(id));
-        sends.into_iter().for_each(SendBatch::answer);
+        begun.sends.into_iter().for_each(SendBatch::answer);
         // Nobody listens any more when the shard is gone: nothing to do.
-        for then in copied {
+        for then in begun.copied {
             let _ = then.send(Ok(()));
         }
-        actions.into_iter().for_each(answer_ordered);
+        begun.actions.into_iter().for_each(answer_ordered);
         Ok(())
     }
 

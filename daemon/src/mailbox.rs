@@ -62,6 +62,11 @@ impl<Q> Mailbox<Q> {
         take(&mut state.queues, closed)
     }
 
+    /// Looks at the queues.
+    pub fn look<R>(&self, look: impl FnOnce(&Q) -> R) -> R {
+        look(&self.lock().queues)
+    }
+
     /// Takes no more; what is queued can still be taken out.
     pub fn close(&self) {
         self.lock().closed = true;

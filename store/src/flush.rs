@@ -26,8 +26,8 @@ pub(crate) struct Wanted {
     pub(crate) dirty_since: Option<UnixMillis>,
 }
 
-/// Which logs a commit syncs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which logs a commit syncs; none by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) messages: bool,
     pub(crate) actions: bool,

@@ -65,6 +65,8 @@ pub(crate) struct Log {
     batch_crc: u32,
     /// Files with bytes that were not synced.
     dirty: BTreeMap<u64, Arc<dyn File>>,
+    /// Up to where the sync reaches that is under way.
+    syncing: Option<u64>,
     /// A batch that was rolled back may have left bytes between the written position and here.
     soiled: u64,
     sabotage: Sabotage,
@@ -91,6 +93,7 @@ impl Log {
             durable: end,
             batch_crc: 0,
             dirty: BTreeMap::new(),
+            syncing: None,
             soiled: 0,
             sabotage,
             held_back: None,
@@ -193,15 +196,23 @@ impl Log {
         Some(batch)
     }
 
-    /// The files that a sync of this log must cover.
-    pub(crate) fn files_to_sync(&self) -> impl Iterator<Item = Arc<dyn File>> {
-        self.dirty.values().cloned()
+    /// Whether there are bytes that no sync has covered, nor the one under way does.
+    pub(crate) fn wants_sync(&self) -> bool {
+        self.syncing.unwrap_or(self.durable) < self.written
     }
 
-    /// All [`Self::files_to_sync`] were synced, and so was the commit record.
-    pub(crate) fn set_durable(&mut self) {
-        self.dirty.clear();
-        self.durable = self.committed;
+    /// Begins a sync of all that is committed: the files that it must cover.
+    pub(crate) fn begin_sync(&mut self) -> impl Iterator<Item = Arc<dyn File>> {
+        debug_assert_eq!(self.syncing, None, "one sync at a time");
+        self.syncing = Some(self.committed);
+        std::mem::take(&mut self.dirty).into_values()
+    }
+
+    /// The sync that was begun, if one was, is done, and so is that of the commit record.
+    pub(crate) fn end_sync(&mut self) {
+        if let Some(end) = self.syncing.take() {
+            self.durable = end;
+        }
     }
 
     /// Writes the checksums of everything appended; all of it must be durable.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qmq_model::UnixMillis;
@@ -10,6 +11,7 @@ use crate::config::Background;
 use crate::error::{Doing, Error};
 use crate::flush::{self, IDLE_AFTER, Plan};
 use crate::format::LogKind;
+use crate::fs::File;
 use crate::log::Log;
 use crate::log::commit::{CommitRecord, Kind, Ring, SLOTS_RESERVED};
 use crate::log::sync::Syncer;
@@ -33,6 +35,13 @@ pub(crate) enum Syncing {
     Skipped,
 }
 
+/// A sync between its begin and its end.
+struct UnderWay {
+    files: Vec<Arc<dyn File>>,
+    /// Others are at it; else it is done at its end.
+    is_started: bool,
+}
+
 /// The log of messages, the log of what was done with them, and the ring.
 pub(crate) struct LogPair {
     pub(crate) messages: Log,
@@ -43,6 +52,8 @@ pub(crate) struct LogPair {
     root: PathBuf,
     syncer: Syncer,
     syncing: Syncing,
+    /// The sync that was begun.
+    under_way: Option<UnderWay>,
     /// Since when each log has unsynced bytes.
     dirty_since: [Option<UnixMillis>; 2],
     /// When something was last appended.
@@ -70,6 +81,7 @@ impl LogPair {
             root,
             syncer: Syncer::start(background)?,
             syncing,
+            under_way: None,
             dirty_since: [None; 2],
             busy_at: now,
             stated,
@@ -103,7 +115,7 @@ impl LogPair {
     pub(crate) fn touched(&mut self, kind: LogKind, now: UnixMillis) {
         self.busy_at = now;
         // A batch of repeats leaves nothing to sync.
-        if [&self.messages, &self.actions][kind.index()].is_dirty() {
+        if [&self.messages, &self.actions][kind.index()].wants_sync() {
             self.dirty_since[kind.index()].get_or_insert(now);
         }
     }
@@ -123,37 +135,64 @@ impl LogPair {
         Ok(())
     }
 
-    /// Syncs the logs of `plan` and the commit records.
+    /// Syncs the logs of `plan` and the commit records, after what is under way.
     pub(crate) fn sync(&mut self, plan: Plan) -> Result<(), Error> {
+        self.end_sync()?;
+        self.begin_sync(plan);
+        self.end_sync()
+    }
+
+    /// Begins to sync the logs of `plan` and the commit records, in so far as they are written now.
+    /// Nothing else may be under way. It is done at the end, unless it is started before.
+    pub(crate) fn begin_sync(&mut self, plan: Plan) {
+        assert!(self.under_way.is_none(), "one sync at a time");
         let mut files = Vec::new();
         if plan.messages {
-            files.extend(self.messages.files_to_sync());
-        }
-        if plan.actions {
-            files.extend(self.actions.files_to_sync());
-        }
-        if !plan.messages && !plan.actions {
-            return Ok(());
-        }
-        files.push(self.ring.file().clone());
-        if self.syncing == Syncing::Done {
-            self.syncer
-                .sync(&files)
-                .doing_for_good("sync the logs of", &self.root)?;
-        }
-        if plan.messages {
-            self.messages.set_durable();
+            files.extend(self.messages.begin_sync());
             self.dirty_since[0] = None;
         }
         if plan.actions {
-            self.actions.set_durable();
+            files.extend(self.actions.begin_sync());
             self.dirty_since[1] = None;
         }
+        if plan.messages || plan.actions {
+            files.push(self.ring.file().clone());
+            let is_started = false;
+            self.under_way = Some(UnderWay { files, is_started });
+        }
+    }
+
+    /// Has others do the sync that was begun.
+    pub(crate) fn start_sync(&mut self) -> Result<(), Error> {
+        if let Some(under_way) = &mut self.under_way
+            && !under_way.is_started
+            && self.syncing == Syncing::Done
+        {
+            let started = self.syncer.begin(&under_way.files);
+            under_way.is_started = started.doing_for_good("sync the logs of", &self.root)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the sync that was begun, if there is one; waits for the disk.
+    pub(crate) fn end_sync(&mut self) -> Result<(), Error> {
+        let Some(under_way) = self.under_way.take() else {
+            return Ok(());
+        };
+        let done = match self.syncing {
+            Syncing::Skipped => Ok(()),
+            Syncing::Done if under_way.is_started => self.syncer.wait(),
+            Syncing::Done => self.syncer.sync(&under_way.files),
+        };
+        done.doing_for_good("sync the logs of", &self.root)?;
+        self.messages.end_sync();
+        self.actions.end_sync();
         Ok(())
     }
 
     /// Makes everything durable.
     pub(crate) fn sync_all(&mut self) -> Result<(), Error> {
+        self.end_sync()?;
         self.write_commit_records()?;
         self.sync(BOTH)
     }

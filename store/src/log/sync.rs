@@ -1,4 +1,5 @@
-//! Syncs several files at the same time: log and commit records of one batch.
+//! Syncs several files at the same time: log and commit records of one batch. Also while the next
+//! batch is being laid out.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +17,14 @@ const HELPERS: usize = 2;
 /// Syncs files, in parallel if it has threads.
 pub(crate) struct Syncer {
     helpers: Vec<Helper>,
+    /// How many of the helpers were asked and not yet listened to.
+    asked: usize,
 }
 
+type Files = Vec<Arc<dyn File>>;
+
 struct Helper {
-    jobs: Option<SyncSender<Arc<dyn File>>>,
+    jobs: Option<SyncSender<Files>>,
     done: Receiver<io::Result<()>>,
     handle: Option<JoinHandle<()>>,
 }
@@ -31,38 +36,61 @@ impl Syncer {
             Background::Threads => HELPERS,
         };
         let helpers = (0..count).map(Helper::start).collect::<io::Result<_>>()?;
-        Ok(Self { helpers })
+        Ok(Self { helpers, asked: 0 })
     }
 
     /// Syncs all `files`; returns after the last one is done. The first error counts.
-    pub(crate) fn sync(&self, files: &[Arc<dyn File>]) -> io::Result<()> {
+    pub(crate) fn sync(&mut self, files: &[Arc<dyn File>]) -> io::Result<()> {
         // The first files are the large ones: they stay here, the small ring goes to a helper.
         let here = files.len() - self.helpers.len().min(files.len().saturating_sub(1));
         let (here, helped) = files.split_at(here);
-        let mut asked = Ok(());
-        let mut waiting = Vec::with_capacity(helped.len());
-        for (file, helper) in helped.iter().zip(&self.helpers) {
-            match helper.ask(file.clone()) {
-                Ok(()) => waiting.push(helper),
-                Err(error) => asked = Err(error),
-            }
+        let asked = self.ask(helped.iter().map(|file| vec![file.clone()]));
+        let result = here.iter().try_for_each(|file| file.sync_data());
+        let helped = self.wait();
+        result.and(helped).and(asked)
+    }
+
+    /// Begins to sync `files`, of which the first are the large ones; [`Self::wait`] tells the
+    /// outcome. `false`: it has no threads.
+    pub(crate) fn begin(&mut self, files: &[Arc<dyn File>]) -> io::Result<bool> {
+        if self.helpers.is_empty() {
+            return Ok(false);
         }
-        let mut result = here.iter().try_for_each(|file| file.sync_data());
-        for helper in waiting {
+        let others = (self.helpers.len() - 1).min(files.len().saturating_sub(1));
+        let (first, rest) = files.split_at(files.len() - others);
+        let rest = rest.iter().map(|file| vec![file.clone()]);
+        self.ask(std::iter::once(first.to_vec()).chain(rest))?;
+        Ok(true)
+    }
+
+    fn ask(&mut self, jobs: impl Iterator<Item = Files>) -> io::Result<()> {
+        debug_assert_eq!(self.asked, 0, "callers wait for a sync before the next");
+        for (files, helper) in jobs.zip(&self.helpers) {
+            helper.ask(files)?;
+            self.asked += 1;
+        }
+        Ok(())
+    }
+
+    /// Waits for everything that was begun. The first error counts.
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        for helper in &self.helpers[..std::mem::take(&mut self.asked)] {
             let helped = helper.done.recv().unwrap_or_else(|_| Err(helper_is_gone()));
             result = result.and(helped);
         }
-        result.and(asked)
+        result
     }
 }
 
 impl Helper {
     fn start(number: usize) -> io::Result<Self> {
-        let (jobs, todo) = sync_channel::<Arc<dyn File>>(1);
+        let (jobs, todo) = sync_channel::<Files>(1);
         let (results, done) = sync_channel(1);
         let work = move || {
-            for file in todo {
-                if results.send(file.sync_data()).is_err() {
+            for files in todo {
+                let synced = files.iter().try_for_each(|file| file.sync_data());
+                if results.send(synced).is_err() {
                     return;
                 }
             }
@@ -76,9 +104,9 @@ impl Helper {
         })
     }
 
-    fn ask(&self, file: Arc<dyn File>) -> io::Result<()> {
+    fn ask(&self, files: Files) -> io::Result<()> {
         let jobs = self.jobs.as_ref().ok_or_else(helper_is_gone)?;
-        jobs.send(file).map_err(|_| helper_is_gone())
+        jobs.send(files).map_err(|_| helper_is_gone())
     }
 }
 

@@ -91,6 +91,7 @@ impl StoreWriter {
     }
 
     fn sync_all(&mut self) -> Result<(), Error> {
+        self.end_sync()?;
         self.logs.write_commit_records()?;
         self.sync(BOTH)
     }
@@ -154,7 +155,8 @@ impl StoreWriter {
     /// Begins what is due in the background.
     fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
         // Nothing is half done: the log ends here, visible and durable, between two records.
-        let is_quiet = self.unpublished.is_empty() && !self.logs.messages.is_dirty();
+        let is_published = self.unpublished.is_empty() && self.committing.is_empty();
+        let is_quiet = is_published && !self.logs.messages.is_dirty();
         let end = self.logs.messages.durable();
         if is_quiet && self.chores.wants_run(end, now) {
             match self.logs.messages.write_sums() {

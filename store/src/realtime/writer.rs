@@ -106,8 +106,12 @@ pub struct StoreWriter {
     pub(super) shared: Arc<Shared>,
     pub(super) message_buffer: BytesMut,
     pub(super) action_buffer: BytesMut,
-    /// Appended, but not visible yet.
+    /// Appended, and in no commit yet.
     pub(super) unpublished: Vec<Located>,
+    /// In the commit that was begun, but not visible yet.
+    pub(super) committing: Vec<Located>,
+    /// The commit that was begun waits for the disk.
+    awaits_sync: bool,
     commits: u64,
     pub(super) checkpoint_number: u64,
     pub(super) checkpoint_at: UnixMillis,
@@ -118,6 +122,8 @@ pub struct StoreWriter {
     pub(super) duplicates: Duplicates,
     pub(super) duplicate_files: DuplicateFiles,
     pub(super) pulls_unsynced: u64,
+    /// Those that the sync under way covers.
+    pulls_syncing: u64,
     pub(super) messages_seen: u64,
     pub(super) is_poisoned: bool,
     /// Stopped before the lock goes.
@@ -193,6 +199,8 @@ impl StoreWriter {
             message_buffer: BytesMut::new(),
             action_buffer: BytesMut::new(),
             unpublished: Vec::new(),
+            committing: Vec::new(),
+            awaits_sync: false,
             commits: 0,
             checkpoint_number: recovered.checkpoint_number,
             checkpoint_at: now,
@@ -202,6 +210,7 @@ impl StoreWriter {
             duplicates: recovered.duplicates,
             duplicate_files,
             pulls_unsynced: 0,
+            pulls_syncing: 0,
             messages_seen: 0,
             is_poisoned: false,
             chores,
@@ -222,23 +231,65 @@ impl StoreWriter {
         needs: SyncNeeds,
         published: &mut Vec<SubjectId>,
     ) -> Result<(), Error> {
-        self.poison_on_error(|writer| writer.try_commit(needs))?;
-        self.publish(published);
-        Ok(())
+        self.begin_commit(needs)?;
+        self.finish_commit(published)
     }
 
-    fn try_commit(&mut self, needs: SyncNeeds) -> Result<(), Error> {
+    /// The first half of [`Self::commit`]: what was appended belongs to it, what is appended from
+    /// now on does not. Says whether the second half waits for the disk; then
+    /// [`Self::start_sync`] lets the disk work while more is appended.
+    ///
+    /// # Panics
+    /// When a commit is begun already: callers finish one before they begin the next.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn begin_commit(&mut self, needs: SyncNeeds) -> Result<bool, Error> {
+        assert!(self.committing.is_empty(), "one commit at a time");
+        self.poison_on_error(|writer| writer.try_begin_commit(needs))?;
+        std::mem::swap(&mut self.unpublished, &mut self.committing);
+        Ok(self.awaits_sync)
+    }
+
+    fn try_begin_commit(&mut self, needs: SyncNeeds) -> Result<(), Error> {
         self.logs.write_commit_records()?;
         let limit = PULL_SEQUENCES_UNSYNCED_MAX / 2;
         let wanted = Wanted {
             has_messages: self.logs.messages.is_dirty(),
             needs_messages: needs.messages,
             needs_actions: self.logs.actions.is_dirty()
-                && (needs.actions || self.pulls_unsynced > limit),
+                && (needs.actions || self.pull_sequences_unsynced() > limit),
             dirty_since: self.logs.dirty_since(),
         };
         let plan = flush::plan(self.config.flush, wanted, self.clock.now());
-        self.sync(plan)
+        self.awaits_sync = plan != Plan::default();
+        if self.awaits_sync {
+            // A sync that nobody waited for may be under way.
+            self.end_sync()?;
+            self.begin_sync(plan);
+        }
+        Ok(())
+    }
+
+    /// Has the disk begin with the commit that was begun. Without it, [`Self::finish_commit`] does
+    /// all the work.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn start_sync(&mut self) -> Result<(), Error> {
+        self.poison_on_error(|writer| writer.logs.start_sync())
+    }
+
+    /// The second half of [`Self::commit`], if the first was done.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn finish_commit(&mut self, published: &mut Vec<SubjectId>) -> Result<(), Error> {
+        if std::mem::take(&mut self.awaits_sync) {
+            self.poison_on_error(Self::end_sync)?;
+        }
+        self.publish(published);
+        Ok(())
     }
 
     /// Verifies everything that has a checksum, from the beginning and at once; blocks. While the
@@ -275,7 +326,7 @@ impl StoreWriter {
     /// Pull sequences handed out by actions that are not durable yet.
     #[must_use]
     pub fn pull_sequences_unsynced(&self) -> u64 {
-        self.pulls_unsynced
+        self.pulls_unsynced + self.pulls_syncing
     }
 
     /// How many messages were forgotten younger than
@@ -288,19 +339,30 @@ impl StoreWriter {
 
     /// Syncs the logs of `plan` and the commit records, and shows what is durable now.
     pub(super) fn sync(&mut self, plan: Plan) -> Result<(), Error> {
-        self.logs.sync(plan)?;
+        self.end_sync()?;
+        self.begin_sync(plan);
+        self.end_sync()
+    }
+
+    /// Begins a sync; nothing else is under way.
+    pub(super) fn begin_sync(&mut self, plan: Plan) {
+        self.logs.begin_sync(plan);
         if plan.actions {
-            self.pulls_unsynced = 0;
+            self.pulls_syncing = std::mem::take(&mut self.pulls_unsynced);
         }
-        if plan.messages || plan.actions {
-            self.show_positions();
-        }
+    }
+
+    /// Waits for the sync that is under way, if there is one, and shows what is durable now.
+    pub(super) fn end_sync(&mut self) -> Result<(), Error> {
+        self.logs.end_sync()?;
+        self.pulls_syncing = 0;
+        self.show_positions();
         Ok(())
     }
 
     fn publish(&mut self, published: &mut Vec<SubjectId>) {
         self.commits += 1;
-        let visible = std::mem::take(&mut self.unpublished);
+        let visible = std::mem::take(&mut self.committing);
         // First the position, then the index: who finds a message may read it.
         self.show_positions();
         for located in &visible {
@@ -311,17 +373,15 @@ impl StoreWriter {
                 published.push(located.subject);
             }
         }
-        self.unpublished = visible;
-        self.unpublished.clear();
+        self.committing = visible;
+        self.committing.clear();
     }
 
     pub(super) fn show_positions(&self) {
         for log in [&self.logs.messages, &self.logs.actions] {
             let (written, durable) = (log.written(), log.durable());
-            let first_hidden = self
-                .unpublished
-                .first()
-                .map_or(written, |first| first.offset.0);
+            let first_hidden = self.committing.first().or(self.unpublished.first());
+            let first_hidden = first_hidden.map_or(written, |first| first.offset.0);
             let visible = match self.config.flush {
                 _ if log.kind() == LogKind::Message => first_hidden,
                 FlushMode::Sync => durable,
