@@ -71,6 +71,8 @@ pub enum Sabotage {
     DropMessage(u32),
     /// A batch is written only when the next one comes.
     AnswerBeforeWrite,
+    /// The end of a sync counts for what was appended while it ran, too.
+    ClaimUnsynced,
     /// The first unacked range of every group is left out of checkpoints.
     ForgetUnacked,
     /// Control entries are acknowledged before they are synced.

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::format::LogKind;
 use crate::fs::File;
 use crate::log::segment::Segments;
-use crate::log::sums::Sums;
+use crate::log::sums::{SumFiles, Sums};
 use crate::log::zero_ahead::ZeroAhead;
 
 /// Where a record goes that is `record` bytes long, when the log ends at `position`: how many
@@ -58,6 +58,8 @@ pub(crate) struct Log {
     segments: Arc<Segments>,
     zeros: ZeroAhead,
     sums: Sums,
+    /// Where a checksum ends, at or before the written position.
+    summed: u64,
     written: u64,
     /// End of the last batch; a commit record says so.
     committed: u64,
@@ -88,6 +90,7 @@ impl Log {
             segments,
             zeros,
             sums,
+            summed: end,
             written: end,
             committed: end,
             durable: end,
@@ -211,7 +214,10 @@ impl Log {
     /// The sync that was begun, if one was, is done, and so is that of the commit record.
     pub(crate) fn end_sync(&mut self) {
         if let Some(end) = self.syncing.take() {
-            self.durable = end;
+            self.durable = match self.sabotage {
+                Sabotage::ClaimUnsynced => self.written,
+                _ => end,
+            };
         }
     }
 
@@ -219,6 +225,22 @@ impl Log {
     pub(crate) fn write_sums(&mut self) -> Result<(), Error> {
         assert!(!self.is_dirty(), "checksums are for durable bytes");
         self.sums.write()
+    }
+
+    /// Lets a checksum end where the log ends now.
+    pub(crate) fn close_sums(&mut self) {
+        self.sums.close();
+        self.summed = self.written;
+    }
+
+    /// Hands over the checksums of what is durable, for another thread to write. Says up to where
+    /// there are some.
+    pub(crate) fn hand_over_sums(&mut self) -> (u64, Arc<SumFiles>) {
+        if !self.is_dirty() {
+            self.close_sums();
+        }
+        self.sums.hand_over(self.durable);
+        (self.summed.min(self.durable), self.sums.files().clone())
     }
 }
 

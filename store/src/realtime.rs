@@ -12,6 +12,7 @@ pub(crate) mod reader;
 mod rebuild;
 mod restore;
 pub(crate) mod scrub;
+mod settle;
 mod upkeep;
 pub(crate) mod writer;
 

@@ -75,7 +75,7 @@ struct Job {
     dir: PathBuf,
     /// Start and content of a new file.
     write: Option<(u64, Vec<u8>)>,
-    /// Whether names must be durable before the next file is written.
+    /// Whether names must be durable afterwards.
     and_sync_names: bool,
     /// Starts of files that nobody needs.
     remove: Vec<u64>,
@@ -176,6 +176,16 @@ impl DuplicateFiles {
     /// Saves what is durable and in no file yet, and removes files that nobody needs. A failure
     /// costs time at the next start, nothing else. Does nothing while the worker is busy.
     pub(crate) fn save(&mut self, duplicates: &Duplicates, durable: u64) {
+        self.save_as(duplicates, durable, false);
+    }
+
+    /// As [`Self::save`], and makes the names of the files durable, so that a power cut leaves no
+    /// gap that nobody knows of.
+    pub(crate) fn save_with_names(&mut self, duplicates: &Duplicates, durable: u64) {
+        self.save_as(duplicates, durable, true);
+    }
+
+    fn save_as(&mut self, duplicates: &Duplicates, durable: u64, with_names: bool) {
         if self.worker.as_ref().is_some_and(Worker::is_busy) {
             return;
         }
@@ -190,7 +200,7 @@ impl DuplicateFiles {
             dir: self.dir.clone(),
             write: None,
             // A start that finds a later file only would not know that one is missing.
-            and_sync_names: self.files.is_empty(),
+            and_sync_names: with_names || self.files.is_empty(),
             remove: Vec::new(),
             is_missing: self.is_missing.clone(),
         };
@@ -226,12 +236,6 @@ impl DuplicateFiles {
         }
     }
 
-    /// Makes the names of the files durable, so that a power cut leaves no gap that nobody knows
-    /// of.
-    pub(crate) fn sync_names(&self) {
-        sync_names(self.fs.as_ref(), &self.dir);
-    }
-
     fn path(&self, start: u64) -> PathBuf {
         self.dir.join(segment_name(start))
     }
@@ -253,9 +257,9 @@ impl Job {
                 self.is_missing.store(true, Ordering::Relaxed);
                 return;
             }
-            if self.and_sync_names {
-                sync_names(fs, &self.dir);
-            }
+        }
+        if self.and_sync_names {
+            sync_names(fs, &self.dir);
         }
         for start in self.remove {
             remove(fs, &self.dir.join(segment_name(start)));

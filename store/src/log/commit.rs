@@ -184,6 +184,10 @@ pub(crate) struct Ring {
     next_serial: u64,
     /// Records up to this serial may be overwritten.
     sealed: u64,
+    /// What new records say is sealed.
+    announced: u64,
+    /// What the newest record says is sealed.
+    carried: u64,
 }
 
 impl Ring {
@@ -248,6 +252,8 @@ impl Ring {
             slots,
             next_serial: newest + 1,
             sealed,
+            announced: sealed,
+            carried: sealed,
         };
         Ok((ring, records))
     }
@@ -264,16 +270,40 @@ impl Ring {
     pub(crate) fn write(&mut self, mut record: CommitRecord) -> Result<(), Error> {
         assert!(self.free() > 0, "callers seal the ring before it is full");
         record.serial = self.next_serial;
-        record.sealed = record.sealed.max(self.sealed);
+        record.sealed = record.sealed.max(self.announced);
         let at = record.serial % self.slots * SLOT_BYTES as u64;
         let written = self.file.write_at(&record.encode(self.store), at);
         written.doing_for_good("write", &self.path)?;
         self.next_serial += 1;
+        self.carried = record.sealed;
         Ok(())
     }
 
-    pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().doing_for_good("sync", &self.path)
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync_data().doing_for_good("sync", &self.path)?;
+        self.confirm(self.carried);
+        Ok(())
+    }
+
+    /// From now on records seal those up to `serial`: everything they cover is durable, its
+    /// checksums too.
+    pub(crate) fn announce(&mut self, serial: u64) {
+        self.announced = self.announced.max(serial);
+    }
+
+    /// Whether a seal was announced that no durable record carries yet.
+    pub(crate) fn is_sealing(&self) -> bool {
+        self.sealed < self.announced
+    }
+
+    /// What the newest record seals; to be [`Self::confirm`]ed when it is durable.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried
+    }
+
+    /// A record is durable that seals those up to `sealed`.
+    pub(crate) fn confirm(&mut self, sealed: u64) {
+        self.sealed = self.sealed.max(sealed);
     }
 
     /// How many records can be written before older ones must have been sealed.
@@ -286,14 +316,18 @@ impl Ring {
         self.free() <= self.slots / 2
     }
 
+    /// Whether much would be free if records up to `serial` were sealed.
+    pub(crate) fn is_worth_sealing(&self, serial: u64) -> bool {
+        serial >= self.sealed + self.slots / 4
+    }
+
     /// Writes and syncs an idle record that seals all records before it. Everything they cover
     /// must be durable, its checksums too.
     pub(crate) fn seal(&mut self, idle: CommitRecord) -> Result<(), Error> {
         let sealed = self.next_serial - 1;
-        self.write(CommitRecord { sealed, ..idle })?;
-        self.sync()?;
-        self.sealed = sealed;
-        Ok(())
+        self.announce(sealed);
+        self.write(idle)?;
+        self.sync()
     }
 }
 

@@ -40,6 +40,10 @@ struct UnderWay {
     files: Vec<Arc<dyn File>>,
     /// Others are at it; else it is done at its end.
     is_started: bool,
+    /// All that records up to this one speak of is durable afterwards, and checksums end there.
+    settles: Option<u64>,
+    /// What the newest record seals.
+    carried: u64,
 }
 
 /// The log of messages, the log of what was done with them, and the ring.
@@ -54,6 +58,8 @@ pub(crate) struct LogPair {
     syncing: Syncing,
     /// The sync that was begun.
     under_way: Option<UnderWay>,
+    /// All that records up to this one speak of is durable.
+    settled: u64,
     /// Since when each log has unsynced bytes.
     dirty_since: [Option<UnixMillis>; 2],
     /// When something was last appended.
@@ -82,6 +88,7 @@ impl LogPair {
             syncer: Syncer::start(background)?,
             syncing,
             under_way: None,
+            settled: 0,
             dirty_since: [None; 2],
             busy_at: now,
             stated,
@@ -157,8 +164,52 @@ impl LogPair {
         }
         if plan.messages || plan.actions {
             files.push(self.ring.file().clone());
-            let is_started = false;
-            self.under_way = Some(UnderWay { files, is_started });
+            self.under_way = Some(UnderWay {
+                files,
+                is_started: false,
+                settles: None,
+                carried: self.ring.carried(),
+            });
+        }
+    }
+
+    /// Whether a sync was begun and not ended.
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Begins and starts a sync of everything, checksums ending there. Nothing else may be under
+    /// way.
+    pub(crate) fn begin_flush(&mut self) -> Result<(), Error> {
+        self.write_commit_records()?;
+        self.messages.close_sums();
+        self.actions.close_sums();
+        self.begin_sync(self.dirty());
+        if let Some(under_way) = &mut self.under_way {
+            under_way.settles = Some(self.ring.next_serial() - 1);
+        }
+        self.start_sync()
+    }
+
+    /// Ends the sync that was begun, if that needs no waiting for others.
+    pub(crate) fn poll_sync(&mut self) -> Result<(), Error> {
+        let started = self.under_way.as_ref().map(|sync| sync.is_started);
+        if started == Some(true) && !self.syncer.is_done() {
+            return Ok(());
+        }
+        self.end_sync()
+    }
+
+    /// Serial of a commit record: everything that it and those before it speak of is durable, and
+    /// has checksums when they are handed over.
+    pub(crate) fn settled(&self) -> u64 {
+        let is_all = self.dirty() == Plan::default()
+            && !self.messages.has_batch()
+            && !self.actions.has_batch();
+        if is_all {
+            self.ring.next_serial() - 1
+        } else {
+            self.settled
         }
     }
 
@@ -169,7 +220,8 @@ impl LogPair {
             && self.syncing == Syncing::Done
         {
             let started = self.syncer.begin(&under_way.files);
-            under_way.is_started = started.doing_for_good("sync the logs of", &self.root)?;
+            started.doing_for_good("sync the logs of", &self.root)?;
+            under_way.is_started = true;
         }
         Ok(())
     }
@@ -187,6 +239,8 @@ impl LogPair {
         done.doing_for_good("sync the logs of", &self.root)?;
         self.messages.end_sync();
         self.actions.end_sync();
+        self.settled = under_way.settles.unwrap_or(self.settled);
+        self.ring.confirm(under_way.carried);
         Ok(())
     }
 

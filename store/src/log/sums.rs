@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
@@ -139,14 +139,21 @@ struct Running {
     crc: u32,
 }
 
-/// Collects checksums of what is appended and writes them when told to.
+/// Collects checksums of what is appended and hands them over to be written.
 pub(crate) struct Sums {
-    segments: Arc<Segments>,
-    store: Uuid,
-    /// Next entry of each file that was written or loaded.
-    next_entry: BTreeMap<u64, u64>,
+    files: Arc<SumFiles>,
     running: Running,
     closed: Vec<Stretch>,
+}
+
+/// The files of checksums of one log: any thread may write them.
+pub(crate) struct SumFiles {
+    segments: Arc<Segments>,
+    store: Uuid,
+    /// Next entry of each file that was written or loaded. Held by who writes.
+    next_entry: Mutex<BTreeMap<u64, u64>>,
+    /// Of durable bytes only. Held for a moment.
+    unwritten: Mutex<Vec<Stretch>>,
 }
 
 /// What the files of checksums say at start.
@@ -185,9 +192,12 @@ impl Sums {
             crc: 0,
         };
         let sums = Self {
-            segments,
-            store,
-            next_entry,
+            files: Arc::new(SumFiles {
+                segments,
+                store,
+                next_entry: Mutex::new(next_entry),
+                unwritten: Mutex::default(),
+            }),
             running,
             closed: Vec::new(),
         };
@@ -210,7 +220,7 @@ impl Sums {
 
     /// Adds bytes that were appended right behind those added before.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let segment_bytes = self.segments.segment_bytes();
+        let segment_bytes = self.files.segments.segment_bytes();
         let mut rest = bytes;
         while !rest.is_empty() {
             let at = self.running.start + u64::from(self.running.length);
@@ -253,7 +263,8 @@ impl Sums {
         self.running.start = offset;
     }
 
-    fn close(&mut self) {
+    /// Ends the open stretch: one ends where the log ends now.
+    pub(crate) fn close(&mut self) {
         let Running { start, length, crc } = self.running;
         if length > 0 {
             self.closed.push(Stretch {
@@ -274,45 +285,30 @@ impl Sums {
     /// same entries are written again by the next call.
     pub(crate) fn write(&mut self) -> Result<(), Error> {
         self.close();
-        let mut by_file: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        for stretch in &self.closed {
-            let base = self.segments.base_of(stretch.start);
-            by_file.entry(base).or_default().extend(stretch.encode());
-        }
-        let mut files = Vec::with_capacity(by_file.len());
-        for (base, entries) in &by_file {
-            let path = self.segments.dir().join(sums_name(*base));
-            let file = self.file(*base, &path)?;
-            let at = self.next_entry.get(base).copied().unwrap_or(1) * ENTRY_BYTES as u64;
-            file.write_at(entries, at).doing("write", &path)?;
-            file.sync_data().doing_for_good("sync", &path)?;
-            files.push((*base, entries.len() / ENTRY_BYTES));
-        }
-        for (base, count) in files {
-            *self.next_entry.entry(base).or_insert(1) += count as u64;
-        }
-        self.closed.clear();
-        Ok(())
+        self.hand_over(u64::MAX);
+        self.files.write()
     }
 
-    fn file(&self, base: u64, path: &Path) -> Result<Arc<dyn File>, Error> {
-        let fs: &dyn FileSystem = self.segments.fs().as_ref();
-        let file = fs.open(path, OpenMode::Create).doing("create", path)?;
-        file.write_at(&header(base, self.store), 0)
-            .doing("write", path)?;
-        if !self.next_entry.contains_key(&base) {
-            fs.sync_dir(self.segments.dir())
-                .doing_for_good("sync folder", self.segments.dir())?;
-        }
-        Ok(file)
+    /// Hands over the stretches up to `durable`; [`SumFiles::write`] writes them.
+    pub(crate) fn hand_over(&mut self, durable: u64) {
+        let ready = self
+            .closed
+            .partition_point(|stretch| stretch.end() <= durable);
+        lock(&self.files.unwritten).extend(self.closed.drain(..ready));
+    }
+
+    /// What was handed over, and the files it goes to.
+    pub(crate) fn files(&self) -> &Arc<SumFiles> {
+        &self.files
     }
 
     /// Writes the files of all segments from `base` on once more: a failed sync may have left
     /// them readable, but not on disk.
     pub(crate) fn rewrite_from(&self, base: u64) -> Result<(), Error> {
-        for (base, next) in self.next_entry.range(base..) {
-            let path = self.segments.dir().join(sums_name(*base));
-            let fs: &dyn FileSystem = self.segments.fs().as_ref();
+        let SumFiles { segments, .. } = self.files.as_ref();
+        for (base, next) in lock(&self.files.next_entry).range(base..) {
+            let path = segments.dir().join(sums_name(*base));
+            let fs: &dyn FileSystem = segments.fs().as_ref();
             let file = fs.open(&path, OpenMode::Existing).doing("open", &path)?;
             let len = usize::try_from(*next)
                 .unwrap_or(usize::MAX)
@@ -324,6 +320,53 @@ impl Sums {
         }
         Ok(())
     }
+}
+
+impl SumFiles {
+    /// Writes and syncs all that was handed over; blocks, also while another thread does it. After
+    /// an error the same entries are written again by the next call.
+    pub(crate) fn write(&self) -> Result<(), Error> {
+        let mut next_entry = lock(&self.next_entry);
+        let stretches = lock(&self.unwritten).clone();
+        let mut by_file: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for stretch in &stretches {
+            let base = self.segments.base_of(stretch.start);
+            by_file.entry(base).or_default().extend(stretch.encode());
+        }
+        let mut files = Vec::with_capacity(by_file.len());
+        for (base, entries) in &by_file {
+            let path = self.segments.dir().join(sums_name(*base));
+            let next = next_entry.get(base).copied();
+            let file = self.file(*base, &path, next.is_none())?;
+            let at = next.unwrap_or(1) * ENTRY_BYTES as u64;
+            file.write_at(entries, at).doing("write", &path)?;
+            file.sync_data().doing_for_good("sync", &path)?;
+            files.push((*base, entries.len() / ENTRY_BYTES));
+        }
+        for (base, count) in files {
+            *next_entry.entry(base).or_insert(1) += count as u64;
+        }
+        // More may have been handed over meanwhile.
+        lock(&self.unwritten).drain(..stretches.len());
+        Ok(())
+    }
+
+    fn file(&self, base: u64, path: &Path, is_new: bool) -> Result<Arc<dyn File>, Error> {
+        let fs: &dyn FileSystem = self.segments.fs().as_ref();
+        let file = fs.open(path, OpenMode::Create).doing("create", path)?;
+        file.write_at(&header(base, self.store), 0)
+            .doing("write", path)?;
+        if is_new {
+            fs.sync_dir(self.segments.dir())
+                .doing_for_good("sync folder", self.segments.dir())?;
+        }
+        Ok(file)
+    }
+}
+
+/// A panic elsewhere leaves entries that are written again.
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

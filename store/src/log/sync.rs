@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
 use tracing::warn;
@@ -19,6 +19,8 @@ pub(crate) struct Syncer {
     helpers: Vec<Helper>,
     /// How many of the helpers were asked and not yet listened to.
     asked: usize,
+    /// What was begun without helpers.
+    done_here: io::Result<()>,
 }
 
 type Files = Vec<Arc<dyn File>>;
@@ -26,6 +28,8 @@ type Files = Vec<Arc<dyn File>>;
 struct Helper {
     jobs: Option<SyncSender<Files>>,
     done: Receiver<io::Result<()>>,
+    /// What it said, if that was not asked for yet.
+    outcome: Option<io::Result<()>>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -36,7 +40,11 @@ impl Syncer {
             Background::Threads => HELPERS,
         };
         let helpers = (0..count).map(Helper::start).collect::<io::Result<_>>()?;
-        Ok(Self { helpers, asked: 0 })
+        Ok(Self {
+            helpers,
+            asked: 0,
+            done_here: Ok(()),
+        })
     }
 
     /// Syncs all `files`; returns after the last one is done. The first error counts.
@@ -51,16 +59,16 @@ impl Syncer {
     }
 
     /// Begins to sync `files`, of which the first are the large ones; [`Self::wait`] tells the
-    /// outcome. `false`: it has no threads.
-    pub(crate) fn begin(&mut self, files: &[Arc<dyn File>]) -> io::Result<bool> {
+    /// outcome.
+    pub(crate) fn begin(&mut self, files: &[Arc<dyn File>]) -> io::Result<()> {
         if self.helpers.is_empty() {
-            return Ok(false);
+            self.done_here = files.iter().try_for_each(|file| file.sync_data());
+            return Ok(());
         }
         let others = (self.helpers.len() - 1).min(files.len().saturating_sub(1));
         let (first, rest) = files.split_at(files.len() - others);
         let rest = rest.iter().map(|file| vec![file.clone()]);
-        self.ask(std::iter::once(first.to_vec()).chain(rest))?;
-        Ok(true)
+        self.ask(std::iter::once(first.to_vec()).chain(rest))
     }
 
     fn ask(&mut self, jobs: impl Iterator<Item = Files>) -> io::Result<()> {
@@ -72,14 +80,21 @@ impl Syncer {
         Ok(())
     }
 
+    /// Whether everything that was begun is done.
+    pub(crate) fn is_done(&mut self) -> bool {
+        self.helpers[..self.asked].iter_mut().all(Helper::is_done)
+    }
+
     /// Waits for everything that was begun. The first error counts.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
-        let mut result = Ok(());
-        for helper in &self.helpers[..std::mem::take(&mut self.asked)] {
-            let helped = helper.done.recv().unwrap_or_else(|_| Err(helper_is_gone()));
-            result = result.and(helped);
-        }
-        result
+        let asked = &mut self.helpers[..std::mem::take(&mut self.asked)];
+        // Every one of them is waited for, whatever the others say.
+        let results: Vec<_> = asked.iter_mut().map(Helper::wait).collect();
+        let done_here = std::mem::replace(&mut self.done_here, Ok(()));
+        results
+            .into_iter()
+            .collect::<io::Result<()>>()
+            .and(done_here)
     }
 }
 
@@ -100,8 +115,25 @@ impl Helper {
         Ok(Self {
             jobs: Some(jobs),
             done,
+            outcome: None,
             handle: Some(handle),
         })
+    }
+
+    fn is_done(&mut self) -> bool {
+        if self.outcome.is_none() {
+            self.outcome = match self.done.try_recv() {
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(helper_is_gone())),
+                Ok(outcome) => Some(outcome),
+            };
+        }
+        self.outcome.is_some()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let received = || self.done.recv().unwrap_or_else(|_| Err(helper_is_gone()));
+        self.outcome.take().unwrap_or_else(received)
     }
 
     fn ask(&self, files: Files) -> io::Result<()> {

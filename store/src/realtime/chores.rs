@@ -10,6 +10,7 @@ use qmq_model::UnixMillis;
 use crate::background::Worker;
 use crate::config::StoreConfig;
 use crate::log::segment::Segments;
+use crate::log::sums::SumFiles;
 use crate::realtime::consumer_log::ConsumerLog;
 use crate::realtime::consumer_log::keeper::RunKeeper;
 use crate::realtime::expiry::Expiry;
@@ -65,11 +66,15 @@ impl Chores {
         is_due && !self.cutter.is_busy() && !self.keeper.is_resting(now)
     }
 
-    /// Has a run written of what stands in front of `end`.
-    pub(super) fn cut(&self, end: u64, now: UnixMillis) {
+    /// Has a run written of what stands in front of `end`, after its checksums.
+    pub(super) fn cut(&self, end: u64, sums: Arc<SumFiles>, now: UnixMillis) {
         let keeper = self.keeper.clone();
-        self.cutter
-            .offer(move || keeper.attempt(now, |keeper| keeper.cut(end)));
+        self.cutter.offer(move || {
+            keeper.attempt(now, |keeper| {
+                sums.write()?;
+                keeper.cut(end)
+            });
+        });
     }
 
     /// Begins whatever else is due.

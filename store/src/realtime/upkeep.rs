@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use qmq_model::UnixMillis;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::Sabotage;
 use crate::error::{Doing, Error};
 use crate::flush::{self, CHECKPOINT_INTERVAL, Plan};
 use crate::format::ABORT;
 use crate::log::pair::put_off;
+use crate::realtime::settle::{Settled, Work};
 use crate::realtime::writer::StoreWriter;
 
 const BOTH: Plan = Plan {
@@ -19,6 +20,8 @@ const BOTH: Plan = Plan {
 };
 /// Runs behind the newest checkpoint: a start cannot use them, so there is a checkpoint sooner.
 const RUNS_UNCERTAIN_MAX: u64 = 8;
+/// How soon is looked again whether the disk is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Time between two checkpoints, however much there is to do.
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
@@ -34,34 +37,110 @@ impl StoreWriter {
     }
 
     fn try_tick(&mut self, now: UnixMillis) -> Result<Option<Duration>, Error> {
+        if self.awaits_sync {
+            // The caller is between the halves of a commit.
+            return Ok(Some(Duration::ZERO));
+        }
         let mode = self.config.flush;
+        self.poll_sync()?;
         if flush::due_in(mode, self.logs.dirty_since(), now).is_some_and(|left| left.is_zero()) {
-            self.logs.write_commit_records()?;
-            self.sync(self.logs.dirty())?;
+            self.flush()?;
         }
         let idle_in = self.logs.idle_in(now);
-        if idle_in.is_some_and(|left| left.is_zero()) {
+        if idle_in.is_some_and(|left| left.is_zero()) && !self.logs.is_syncing() {
             self.logs.state_durable()?;
-        }
-        if self.logs.ring.is_half_used() {
-            put_off(self.seal())?;
         }
         let durable = self.logs.messages.durable();
         if self.duplicate_files.is_due(&self.duplicates, durable) {
             self.duplicate_files.save(&self.duplicates, durable);
         }
-        self.tend_chores(now)?;
-        if self.checkpoint_in(now).is_some_and(|left| left.is_zero()) {
-            // Also after a full disk: the next attempt is one interval away.
-            self.checkpoint_at = now;
-            put_off(self.try_checkpoint())?;
-        }
+        self.tend_chores(now);
+        self.settle(now)?;
+        let is_pending = self.logs.is_syncing() || self.settler.is_busy();
         let waits = [
             flush::due_in(mode, self.logs.dirty_since(), now),
             self.logs.idle_in(now).filter(|left| !left.is_zero()),
             self.checkpoint_in(now),
         ];
-        Ok(waits.into_iter().flatten().min())
+        // What is due cannot be done before what is under way; another thread may just have made
+        // something due.
+        let pending = is_pending.then_some(LOOK_AGAIN);
+        let waits = waits.into_iter().chain([pending]).flatten();
+        Ok(waits.min().map(|wait| wait.max(LOOK_AGAIN)))
+    }
+
+    /// Begins to make everything durable, unless the disk is at it.
+    fn flush(&mut self) -> Result<(), Error> {
+        if !self.logs.is_syncing() {
+            self.begin_flush()?;
+            self.poll_sync()?;
+        }
+        Ok(())
+    }
+
+    /// Seals the ring and writes checkpoints, step by step as the disk gets on.
+    fn settle(&mut self, now: UnixMillis) -> Result<(), Error> {
+        self.take_settled()?;
+        if self.settler.is_busy() {
+            return Ok(());
+        }
+        let is_due = self.checkpoint_in(now).is_some_and(|left| left.is_zero());
+        if is_due && self.prepared.is_none() {
+            // Also after a full disk: the next attempt is one interval away.
+            self.checkpoint_at = now;
+            self.prepared = Some(self.prepare_checkpoint()?);
+        }
+        let is_full = self.logs.ring.is_half_used() && !self.logs.ring.is_sealing();
+        if self.prepared.is_none() && !is_full {
+            return Ok(());
+        }
+        let work = match self.work_at_hand(is_full) {
+            Some(work) => work,
+            None => {
+                self.flush()?;
+                match self.work_at_hand(is_full) {
+                    Some(work) => work,
+                    None => return Ok(()),
+                }
+            }
+        };
+        let sums = [&mut self.logs.messages, &mut self.logs.actions];
+        let sums = sums.map(|log| log.hand_over_sums().1);
+        self.settler.give(sums, work);
+        self.take_settled()
+    }
+
+    /// What can be settled of what is durable.
+    fn work_at_hand(&mut self, is_full: bool) -> Option<Work> {
+        let durable = self.logs.durable();
+        let is_included = |checkpoint: &mut Box<Checkpoint>| {
+            checkpoint.positions[0] <= durable[0] && checkpoint.positions[1] <= durable[1]
+        };
+        if let Some(checkpoint) = self.prepared.take_if(is_included) {
+            let retain = self.config.checkpoint_retain;
+            return Some(Work::Checkpoint(checkpoint, retain));
+        }
+        let settled = self.logs.settled();
+        let is_worth = is_full && self.logs.ring.is_worth_sealing(settled);
+        is_worth.then_some(Work::Seal(settled))
+    }
+
+    /// Takes over what the settler has done.
+    fn take_settled(&mut self) -> Result<(), Error> {
+        match self.settler.take() {
+            None => Ok(()),
+            Some(Ok(Settled::Seal(serial))) => {
+                self.logs.ring.announce(serial);
+                Ok(())
+            }
+            Some(Ok(Settled::Checkpoint {
+                checkpoint,
+                controls,
+            })) => self.note_checkpoint(&checkpoint, controls),
+            // Threads end when the store does.
+            Some(Err(Error::Stopped)) => Ok(()),
+            Some(Err(error)) => put_off(Err(error)),
+        }
     }
 
     fn checkpoint_in(&self, now: UnixMillis) -> Option<Duration> {
@@ -105,32 +184,54 @@ impl StoreWriter {
     }
 
     pub(super) fn try_checkpoint(&mut self) -> Result<(), Error> {
+        self.settler.wait();
+        self.take_settled()?;
+        self.duplicate_files.wait();
+        self.prepared = None;
         self.sync_all()?;
-        // What a checkpoint includes is not read by the next start.
-        self.logs.write_sums()?;
-        let subjects = self
-            .subjects
-            .iter()
-            .map(|state| (state.name.clone(), state.next))
-            .collect();
+        let checkpoint = self.prepare_checkpoint()?;
+        let sums = [&mut self.logs.messages, &mut self.logs.actions];
+        let sums = sums.map(|log| log.hand_over_sums().1);
+        let work = Work::Checkpoint(checkpoint, self.config.checkpoint_retain);
+        self.settler.give(sums, work);
+        self.settler.wait();
+        match self.settler.take() {
+            Some(Ok(Settled::Checkpoint {
+                checkpoint,
+                controls,
+            })) => self.note_checkpoint(&checkpoint, controls)?,
+            Some(Err(error)) => return Err(error),
+            Some(Ok(Settled::Seal(_))) | None => unreachable!("a checkpoint was given to it"),
+        }
+        self.duplicate_files.wait();
+        Ok(())
+    }
+
+    /// The state that everything appended so far adds up to.
+    fn prepare_checkpoint(&mut self) -> Result<Box<Checkpoint>, Error> {
+        self.logs.write_commit_records()?;
+        self.logs.messages.close_sums();
+        self.logs.actions.close_sums();
+        let subjects = self.subjects.iter();
         let mut checkpoint = Checkpoint {
             number: self.checkpoint_number + 1,
             term: self.logs.term,
-            positions: self.logs.durable(),
+            positions: self.logs.written(),
             time: self.clock.now(),
             control: self.controls.last(),
-            subjects,
-            progress: std::mem::take(&mut self.progress),
+            subjects: subjects
+                .map(|state| (state.name.clone(), state.next))
+                .collect(),
+            progress: self.progress.clone(),
         };
-        let saved = if self.config.sabotage == Sabotage::ForgetUnacked {
-            let mut without = checkpoint.clone();
-            without.progress.forget_first_unacked();
-            without.save(self.fs.as_ref(), &self.root, self.store)
-        } else {
-            checkpoint.save(self.fs.as_ref(), &self.root, self.store)
-        };
-        self.progress = std::mem::take(&mut checkpoint.progress);
-        saved?;
+        if self.config.sabotage == Sabotage::ForgetUnacked {
+            checkpoint.progress.forget_first_unacked();
+        }
+        Ok(Box::new(checkpoint))
+    }
+
+    /// A checkpoint is durable.
+    fn note_checkpoint(&mut self, checkpoint: &Checkpoint, controls: u64) -> Result<(), Error> {
         self.checkpoint_number = checkpoint.number;
         self.checkpoint_positions = checkpoint.positions;
         self.checkpoint_control = checkpoint.control;
@@ -140,36 +241,27 @@ impl StoreWriter {
             .keeper
             .set_checkpointed(checkpoint.positions, retain);
         let durable = self.logs.messages.durable();
-        self.duplicate_files.wait();
-        self.duplicate_files.save(&self.duplicates, durable);
-        self.duplicate_files.wait();
-        self.duplicate_files.sync_names();
-        checkpoint::tidy(self.fs.as_ref(), &self.root, self.config.checkpoint_retain)?;
-        if !self.controls.has_files() {
-            return Ok(());
+        self.duplicate_files
+            .save_with_names(&self.duplicates, durable);
+        if self.controls.has_files() {
+            self.controls.checkpointed(controls)?;
         }
-        let oldest = checkpoint::controls_included(self.fs.as_ref(), &self.root, self.store)?;
-        self.controls.checkpointed(oldest)
+        Ok(())
     }
 
     /// Begins what is due in the background.
-    fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
-        // Nothing is half done: the log ends here, visible and durable, between two records.
+    fn tend_chores(&mut self, now: UnixMillis) {
         let is_published = self.unpublished.is_empty() && self.committing.is_empty();
-        let is_quiet = is_published && !self.logs.messages.is_dirty();
         let end = self.logs.messages.durable();
-        if is_quiet && self.chores.wants_run(end, now) {
-            match self.logs.messages.write_sums() {
-                // Later: the start must find checksums of what it does not read.
-                Err(Error::NoSpace { .. }) => {}
-                written => {
-                    written?;
-                    self.chores.cut(end, now);
-                }
+        if is_published && self.chores.wants_run(end, now) {
+            // The start must find checksums of what it does not read.
+            let (summed, sums) = self.logs.messages.hand_over_sums();
+            // Nothing is half done there: visible and durable, between two records.
+            if summed == end {
+                self.chores.cut(end, sums, now);
             }
         }
         self.chores.tend(now);
-        Ok(())
     }
 
     /// Makes everything durable, writes a checkpoint, and marks the store as closed in order.

@@ -10,6 +10,7 @@ use qmq_model::{Clock, MessageOffset, MessageSequence, Subject, UnixMillis};
 use uuid::Uuid;
 
 use crate::background::Worker;
+use crate::checkpoint::Checkpoint;
 use crate::config::{Background, FlushMode, Sabotage, StoreConfig};
 use crate::duplicates::Duplicates;
 use crate::duplicates::files::DuplicateFiles;
@@ -30,6 +31,7 @@ use crate::realtime::progress::Progress;
 
 use crate::realtime::reader::{Positions, Shared, StoreReader};
 use crate::realtime::scrub::ScrubReport;
+use crate::realtime::settle::Settler;
 
 /// What the caller of a commit needs durable, whatever the flush mode does anyway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +98,6 @@ fn subject_states(index: &ConsumerLog, next: Vec<MessageSequence>) -> Vec<Subjec
 pub struct StoreWriter {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) root: PathBuf,
-    pub(super) store: Uuid,
     pub(super) config: StoreConfig,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) logs: LogPair,
@@ -111,7 +112,7 @@ pub struct StoreWriter {
     /// In the commit that was begun, but not visible yet.
     pub(super) committing: Vec<Located>,
     /// The commit that was begun waits for the disk.
-    awaits_sync: bool,
+    pub(super) awaits_sync: bool,
     commits: u64,
     pub(super) checkpoint_number: u64,
     pub(super) checkpoint_at: UnixMillis,
@@ -126,6 +127,9 @@ pub struct StoreWriter {
     pulls_syncing: u64,
     pub(super) messages_seen: u64,
     pub(super) is_poisoned: bool,
+    pub(super) settler: Settler,
+    /// A checkpoint that is saved when everything it includes is durable.
+    pub(super) prepared: Option<Box<Checkpoint>>,
     /// Stopped before the lock goes.
     pub(super) chores: Chores,
     _lock: Box<dyn LockGuard>,
@@ -185,10 +189,11 @@ impl StoreWriter {
         let (both, ring, term) = ([messages, actions], recovered.ring, recovered.term);
         let logs = LogPair::new(both, ring, term, root.clone(), how, now)
             .doing("start threads for", &root)?;
+        let settler = Settler::start(fs.clone(), root.clone(), recovered.store, config.background)
+            .doing("start threads for", &root)?;
         let writer = Self {
             fs,
             root,
-            store: recovered.store,
             config,
             clock,
             logs,
@@ -213,6 +218,8 @@ impl StoreWriter {
             pulls_syncing: 0,
             messages_seen: 0,
             is_poisoned: false,
+            settler,
+            prepared: None,
             chores,
             _lock: lock,
         };
@@ -245,6 +252,7 @@ impl StoreWriter {
     /// # Errors
     /// As [`Self::commit`].
     pub fn begin_commit(&mut self, needs: SyncNeeds) -> Result<bool, Error> {
+        self.check_alive()?;
         assert!(self.committing.is_empty(), "one commit at a time");
         self.poison_on_error(|writer| writer.try_begin_commit(needs))?;
         std::mem::swap(&mut self.unpublished, &mut self.committing);
@@ -285,6 +293,8 @@ impl StoreWriter {
     /// # Errors
     /// As [`Self::commit`].
     pub fn finish_commit(&mut self, published: &mut Vec<SubjectId>) -> Result<(), Error> {
+        // What a failed sync was to cover is never shown.
+        self.check_alive()?;
         if std::mem::take(&mut self.awaits_sync) {
             self.poison_on_error(Self::end_sync)?;
         }
@@ -350,6 +360,24 @@ impl StoreWriter {
         if plan.actions {
             self.pulls_syncing = std::mem::take(&mut self.pulls_unsynced);
         }
+    }
+
+    /// Begins a sync of everything; nothing else is under way.
+    pub(super) fn begin_flush(&mut self) -> Result<(), Error> {
+        self.logs.begin_flush()?;
+        self.pulls_syncing = std::mem::take(&mut self.pulls_unsynced);
+        Ok(())
+    }
+
+    /// Takes over the sync that is under way, if it is done.
+    pub(super) fn poll_sync(&mut self) -> Result<(), Error> {
+        if self.logs.is_syncing() {
+            self.logs.poll_sync()?;
+            if !self.logs.is_syncing() {
+                self.end_sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the sync that is under way, if there is one, and shows what is durable now.

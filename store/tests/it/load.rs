@@ -172,25 +172,37 @@ impl World {
         (message, name)
     }
 
+    /// Commits; now and then more is appended between the halves of it.
     fn commit(&mut self, needs: SyncNeeds) -> Checked {
+        let waits = self.writer().begin_commit(needs).map_err(stopped)?;
+        let begun = [self.fresh.messages.len(), self.fresh.actions.len()];
+        if self.rng.random_bool(0.3) {
+            if waits && self.rng.random_bool(0.7) {
+                self.writer().start_sync().map_err(stopped)?;
+            }
+            self.append_messages()?;
+        }
         let mut published = Vec::new();
         self.writer()
-            .commit(needs, &mut published)
+            .finish_commit(&mut published)
             .map_err(stopped)?;
         let distinct: HashSet<_> = published.iter().collect();
         ensure!(distinct.len() == published.len(), "a subject is told twice");
-        self.fresh.messages_acked = self.fresh.messages.len();
-        self.fresh.actions_acked = self.fresh.actions.len();
+        [self.fresh.messages_acked, self.fresh.actions_acked] = begun;
         let reader = self.store().reader.clone();
-        if let Some(last) = self.fresh.messages.last() {
-            let visible = reader
-                .subject(last.subject)
-                .map(|id| reader.bounds(id).end.0);
-            ensure!(
-                visible > Some(last.sequence),
-                "a committed message is not visible"
-            );
-        }
+        let is_visible = |message: &Message| {
+            let id = reader.subject(message.subject);
+            id.is_some_and(|id| reader.bounds(id).end.0 > message.sequence)
+        };
+        let (committed, later) = self.fresh.messages.split_at(begun[0]);
+        ensure!(
+            committed.last().is_none_or(is_visible),
+            "a committed message is not visible"
+        );
+        ensure!(
+            !later.first().is_some_and(is_visible),
+            "a message is visible before its commit"
+        );
         Ok(())
     }
 

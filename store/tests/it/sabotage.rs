@@ -52,6 +52,13 @@ fn a_control_that_is_not_synced_is_noticed() {
 }
 
 #[test]
+fn a_sync_that_counts_for_what_came_later_is_noticed() {
+    is_noticed(Sabotage::ClaimUnsynced, FlushMode::Sync, |world| {
+        survive(world, 12).map(|_| ())
+    });
+}
+
+#[test]
 fn a_repeat_that_a_restart_forgot_is_noticed() {
     is_noticed(Sabotage::ForgetDuplicates, FlushMode::Sync, |world| {
         live(world, 4, 40)
