@@ -1,6 +1,7 @@
 //! The writing half of a store: appends batches, makes them durable as asked, publishes them.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
@@ -94,6 +95,21 @@ fn subject_states(index: &ConsumerLog, next: Vec<MessageSequence>) -> Vec<Subjec
         .collect()
 }
 
+fn syncing(config: &StoreConfig) -> Syncing {
+    match config.sabotage {
+        Sabotage::SkipSync => Syncing::Skipped,
+        _ => Syncing::Done,
+    }
+}
+
+/// Lets another thread write the files, if there are to be threads.
+fn written_aside(mut files: DuplicateFiles, background: Background) -> io::Result<DuplicateFiles> {
+    if background == Background::Threads {
+        files.write_with(Worker::start("duplicates", background, Arc::default())?);
+    }
+    Ok(files)
+}
+
 /// Appends to a store. One thread owns it; every call blocks until the disk is done.
 pub struct StoreWriter {
     pub(super) fs: Arc<dyn FileSystem>,
@@ -175,17 +191,10 @@ impl StoreWriter {
         let segments = [&messages, &actions].map(|log| log.segments().clone());
         let chores = Chores::start(index, keeper, &reader, segments, is_stopped, &config)
             .doing("start threads for", &root)?;
-        let mut duplicate_files = recovered.duplicate_files;
-        if config.background == Background::Threads {
-            let worker = Worker::start("duplicates", config.background, Arc::default());
-            duplicate_files.write_with(worker.doing("start threads for", &root)?);
-        }
+        let duplicate_files = written_aside(recovered.duplicate_files, config.background)
+            .doing("start threads for", &root)?;
         let now = clock.now();
-        let syncing = match config.sabotage {
-            Sabotage::SkipSync => Syncing::Skipped,
-            _ => Syncing::Done,
-        };
-        let how = (config.background, syncing);
+        let how = (config.background, syncing(&config));
         let (both, ring, term) = ([messages, actions], recovered.ring, recovered.term);
         let logs = LogPair::new(both, ring, term, root.clone(), how, now)
             .doing("start threads for", &root)?;
