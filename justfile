@@ -37,6 +37,10 @@ e2e *filter:
     cargo build --locked --workspace --all-targets
     cargo test --locked --workspace --test e2e -- --test-threads=2 --show-output {{filter}}
 
+# The HTTP port of the metaserver, from its own description; needs Python 3.
+fuzz-http *options:
+    bin/fuzz-http.sh {{options}}
+
 # Licences, sources and advisories; needs cargo-deny.
 deny:
     cargo deny check

@@ -4,6 +4,7 @@ mod address;
 mod consumers;
 mod management;
 mod onoffline;
+mod openapi;
 mod reply;
 mod slave;
 
@@ -28,6 +29,7 @@ pub(crate) fn router(state: Arc<State>, metrics: Metrics, readiness: Readiness) 
         .route("/management", post(management::post))
         .route("/subject/consumers", get(consumers::get))
         .route("/onoffline", get(onoffline::handle).post(onoffline::handle))
+        .route("/openapi.json", get(openapi::serve))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
         .merge(admin::router(metrics, readiness))

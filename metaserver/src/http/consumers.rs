@@ -8,20 +8,25 @@ use axum::http::HeaderMap;
 use qmq_daemon::parameters::Parameters;
 use serde::Serialize;
 use tracing::warn;
+use utoipa::ToSchema;
 
+use super::openapi::{Parameter, parameter};
 use super::reply::Reply;
 use crate::state::State;
 
+/// What is asked for.
+pub(super) const PARAMETERS: [Parameter; 1] = [parameter("subject", "Subject")];
+
 /// The consumers of one group; the order of the fields is part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct SubjectConsumers {
+pub(super) struct SubjectConsumers {
     namespace: &'static str,
     /// The subject.
     prefix: String,
     consumer_group: String,
     /// Always null, as in the Java metaserver.
-    owner: Option<()>,
+    owner: Option<String>,
     /// One URL per consumer, `qmq://CLIENT?room=ROOM&appCode=APP`, nothing escaped.
     end_point: Vec<String>,
 }

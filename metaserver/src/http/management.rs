@@ -27,8 +27,10 @@ use axum::extract::{RawQuery, State as Shared};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use qmq_daemon::parameters::Parameters;
+use serde_json::{Value, json};
 
 use self::action::{Action, Call};
+use super::openapi::{Rows, form, json_response, too_large};
 use super::reply::Reply;
 use crate::state::State;
 
@@ -51,6 +53,31 @@ static ACTIONS: [&Action; 16] = [
     &datasources::LIST,
     &reset_offset::ACTION,
 ];
+
+/// The description of this path: one form per action.
+pub(super) fn describe(rows: &mut Rows) -> Value {
+    let about = |action: &Action| match action.needs_token {
+        true => format!("{} Needs a token.", action.about),
+        false => action.about.to_owned(),
+    };
+    let forms = ACTIONS.map(|action| {
+        let fixed = [("action", action.name)];
+        form(&about(action), &fixed, action.parameters)
+    });
+    let answers = ACTIONS.map(|action| (action.reply)(rows).schema());
+    let forms = json!({ "schema": { "anyOf": forms } });
+    let mut understood = json_response(json!({ "anyOf": answers }));
+    understood["content"]["text/plain"] = json!({ "schema": { "type": "string" } });
+    json!({
+        "summary": "Does what the parameter `action` names.",
+        "requestBody": {
+            "required": true,
+            "content": { "application/x-www-form-urlencoded": forms },
+        },
+        "responses": { "200": understood, "413": too_large() },
+        "security": [{}, { "token": [] }],
+    })
+}
 
 /// Dispatches an action.
 pub(super) async fn post(

@@ -11,9 +11,19 @@ use axum::http::{HeaderMap, Method};
 use qmq_daemon::parameters::Parameters;
 use tracing::{info, warn};
 
+use super::openapi::{Parameter, parameter};
 use super::reply::Reply;
 use crate::db::client_offline_state::Switch;
 use crate::state::State;
+
+/// What a switch is described with.
+pub(super) const PARAMETERS: [Parameter; 5] = [
+    parameter("operation", "update or query"),
+    parameter("clientId", "Client id, or * for all of the group"),
+    parameter("subject", "Subject"),
+    parameter("consumerGroup", "Consumer group"),
+    parameter("state", "0 on, anything else off").number(),
+];
 
 /// Length of every column, in characters.
 const COLUMN_MAX: usize = 100;

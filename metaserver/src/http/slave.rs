@@ -11,7 +11,11 @@ use qmq_daemon::settings::file;
 use qmq_model::BrokerRole;
 use tracing::warn;
 
+use super::openapi::{Parameter, parameter};
 use crate::state::State;
+
+/// What is asked for.
+pub(super) const PARAMETERS: [Parameter; 1] = [parameter("groupName", "Broker group").optional()];
 
 /// Port of slaves that `broker-http-port-map.properties` does not name.
 const PORT_DEFAULT: u16 = 8080;

@@ -23,4 +23,5 @@ mod race;
 mod readonly;
 mod routes;
 mod scale;
+mod strangers;
 mod switches;

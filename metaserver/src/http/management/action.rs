@@ -8,6 +8,7 @@ use qmq_daemon::parameters::Parameters;
 use tracing::warn;
 
 use crate::db::DbError;
+use crate::http::openapi::{Parameter, Rows, Shape};
 use crate::http::reply::Reply;
 use crate::state::State;
 
@@ -19,24 +20,16 @@ pub(super) type Work<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
 pub(super) struct Action {
     /// As in the parameter `action`.
     pub(super) name: &'static str,
+    /// What it does, for people.
+    pub(super) about: &'static str,
     /// Whether a valid token must be shown.
     pub(super) needs_token: bool,
     /// Every parameter it reads.
     pub(super) parameters: &'static [Parameter],
+    /// What it answers.
+    pub(super) reply: fn(&mut Rows) -> Shape,
     /// Does it.
     pub(super) run: for<'a> fn(&'a Call) -> Work<'a>,
-}
-
-/// A parameter of an action.
-#[derive(Debug)]
-pub(super) struct Parameter {
-    /// Its key.
-    pub(super) key: &'static str,
-}
-
-/// A parameter with this key.
-pub(super) const fn parameter(key: &'static str) -> Parameter {
-    Parameter { key }
 }
 
 /// One call of an action.

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use qmq_model::BrokerRole;
 use tracing::info;
 
-use super::action::{Action, Call, Parameter, parameter};
+use super::action::{Action, Call};
 use super::broker_meta::BrokerMeta;
 use super::name;
 use crate::db::broker::{BrokerRow, HOSTNAME_MAX};
+use crate::http::openapi::{Parameter, Shape, parameter};
 use crate::http::reply::Reply;
 
 /// A master, a slave and a backup.
@@ -17,6 +18,8 @@ const PORT_MAX: i32 = 65_535;
 
 pub(super) static ACTION: Action = Action {
     name: "AddBroker",
+    about: "Enters a broker before its first start.",
+    reply: |rows| Shape::Enveloped(rows.one::<BrokerMeta>()),
     needs_token: true,
     parameters: &PARAMETERS,
     run: |call| Box::pin(run(call)),
@@ -24,12 +27,18 @@ pub(super) static ACTION: Action = Action {
 
 /// What describes a broker.
 pub(super) const PARAMETERS: [Parameter; 6] = [
-    parameter("brokerGroup"),
-    parameter("role"),
-    parameter("hostname"),
-    parameter("ip"),
-    parameter("servePort"),
-    parameter("syncPort"),
+    parameter("brokerGroup", "Broker group"),
+    parameter(
+        "role",
+        "Number of the role: 0 master, 1 slave, 4 backup; 5, 6, 7 for delay",
+    )
+    .number(),
+    parameter("hostname", "Host name the broker is looked up by"),
+    parameter("ip", "Dotted IPv4 address clients use"),
+    parameter("servePort", "Port clients use").number(),
+    parameter("syncPort", "Port slaves use; not read for backups")
+        .number()
+        .optional(),
 ];
 
 /// Checks the parameters in the documented order, then the group, then inserts.

@@ -2,24 +2,31 @@
 
 use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::name;
 use super::route_view::SubjectRoute;
 use super::routes::{Change, Refusal};
 use crate::db::DbResult;
 use crate::db::broker_group::GroupKind;
+use crate::http::openapi::{Shape, parameter};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "AddSubjectBrokerGroup",
+    about: "Adds a group to the route of a subject.",
+    reply: |rows| Shape::Either(rows.one::<SubjectRoute>(), rows.one::<NotAdded>()),
     needs_token: true,
-    parameters: &[parameter("subject"), parameter("brokerGroup")],
+    parameters: &[
+        parameter("subject", "Subject"),
+        parameter("brokerGroup", "Broker group"),
+    ],
     run: |call| Box::pin(run(call)),
 };
 
 /// The answer when it was not done.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct NotAdded {
     error: String,

@@ -2,22 +2,29 @@
 
 use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::name;
 use crate::db::DbResult;
 use crate::db::subject_info::{SubjectRow, TAG_MAX};
+use crate::http::openapi::{Shape, parameter};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "AddNewSubject",
+    about: "Gives a subject a tag before its first use.",
+    reply: |rows| Shape::Bare(rows.one::<Added>()),
     needs_token: true,
-    parameters: &[parameter("subject"), parameter("tag")],
+    parameters: &[
+        parameter("subject", "Subject"),
+        parameter("tag", "Groups with the same tag serve it"),
+    ],
     run: |call| Box::pin(run(call)),
 };
 
 /// A row of table `subject_info`; the order of the fields is part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct SubjectInfo {
     name: String,
@@ -27,7 +34,7 @@ struct SubjectInfo {
 }
 
 /// The answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Added {
     /// Only when it was not done.
     #[serde(skip_serializing_if = "Option::is_none")]

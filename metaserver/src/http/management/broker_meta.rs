@@ -1,11 +1,12 @@
 //! How a broker looks in JSON.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::db::broker::BrokerRow;
 
 /// A row of table `broker`; the order of the fields is part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BrokerMeta {
     group: String,

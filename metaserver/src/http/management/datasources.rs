@@ -2,32 +2,38 @@
 
 use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::name;
 use super::page::{AFTER, LIMIT, Page};
 use crate::db::DbResult;
 use crate::db::client_meta_info::ROOM_MAX;
 use crate::db::datasource_config::{CREDENTIAL_MAX, DatasourceRow, URL_MAX};
+use crate::http::openapi::{Shape, parameter, sentence};
 use crate::http::reply::Reply;
 
 pub(super) static ADD: Action = Action {
     name: "AddDb",
+    about: "Enters a database of an application for the watchdog.",
+    reply: |_| Shape::Enveloped(sentence()),
     needs_token: true,
     parameters: &[
-        parameter("type"),
-        parameter("host"),
-        parameter("port"),
-        parameter("username"),
-        parameter("password"),
-        parameter("room"),
-        parameter("update"),
+        parameter("type", "Kind of database; mmm without").optional(),
+        parameter("host", "Host"),
+        parameter("port", "Port").number(),
+        parameter("username", "User"),
+        parameter("password", "Password").optional(),
+        parameter("room", "Which watchdogs look there; default without").optional(),
+        parameter("update", "true: may change what is there").optional(),
     ],
     run: |call| Box::pin(add(call)),
 };
 
 pub(super) static LIST: Action = Action {
     name: "ListDbs",
+    about: "Lists such databases, passwords masked.",
+    reply: |rows| Shape::Enveloped(rows.list::<Datasource>()),
     needs_token: true,
     parameters: &[LIMIT, AFTER],
     run: |call| Box::pin(list(call)),
@@ -113,7 +119,7 @@ fn check(call: &Call) -> Result<DatasourceRow, String> {
 }
 
 /// A row of table `datasource_config`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Datasource {
     url: String,

@@ -2,18 +2,21 @@
 
 use tracing::info;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::add_route_group::check_normal_group;
 use super::routes::Change;
+use crate::http::openapi::{Shape, parameter, reasons, sentence};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ExtendSubjectRoute",
+    about: "Adds a group wherever another is.",
+    reply: |_| Shape::EnvelopedEither(sentence(), reasons()),
     needs_token: true,
     parameters: &[
-        parameter("relatedSubject"),
-        parameter("relatedBrokerGroup"),
-        parameter("newBrokerGroup"),
+        parameter("relatedSubject", "Subject, or * for all"),
+        parameter("relatedBrokerGroup", "Group beside which the new one comes"),
+        parameter("newBrokerGroup", "The new group"),
     ],
     run: |call| Box::pin(run(call)),
 };

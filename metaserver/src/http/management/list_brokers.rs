@@ -1,14 +1,21 @@
 //! `ListBrokers`: all brokers, or those of one group.
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::broker_meta::BrokerMeta;
 use super::page::{AFTER, LIMIT, Page};
+use crate::http::openapi::{Shape, parameter};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ListBrokers",
+    about: "Lists brokers.",
+    reply: |rows| Shape::Enveloped(rows.list::<BrokerMeta>()),
     needs_token: false,
-    parameters: &[parameter("brokerGroup"), LIMIT, AFTER],
+    parameters: &[
+        parameter("brokerGroup", "Broker group").optional(),
+        LIMIT,
+        AFTER,
+    ],
     run: |call| Box::pin(run(call)),
 };
 

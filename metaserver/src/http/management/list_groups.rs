@@ -2,21 +2,25 @@
 
 use qmq_model::BrokerState;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::action::{Action, Call};
 use super::page::{AFTER, LIMIT, Page};
 use crate::db::broker_group::{GroupKind, GroupRow};
+use crate::http::openapi::Shape;
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ListBrokerGroups",
+    about: "Lists what clients are told about groups.",
+    reply: |rows| Shape::Bare(rows.list::<BrokerGroupView>()),
     needs_token: false,
     parameters: &[LIMIT, AFTER],
     run: |call| Box::pin(run(call)),
 };
 
 /// A row of table `broker_group`; the order of the fields is part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct BrokerGroupView {
     group_name: String,
@@ -30,7 +34,7 @@ struct BrokerGroupView {
     tag: String,
     kind: &'static str,
     /// Always null: the column is absent from many databases, and nobody uses it.
-    ext: Option<()>,
+    ext: Option<String>,
 }
 
 impl From<GroupRow> for BrokerGroupView {

@@ -3,10 +3,13 @@
 use super::action::{Action, Call};
 use super::page::{AFTER, LIMIT, Page};
 use super::route_view::SubjectRoute;
+use crate::http::openapi::Shape;
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ListSubjectRoutes",
+    about: "Lists which groups serve which subject.",
+    reply: |rows| Shape::Bare(rows.list::<SubjectRoute>()),
     needs_token: false,
     parameters: &[LIMIT, AFTER],
     run: |call| Box::pin(run(call)),

@@ -3,15 +3,19 @@
 //! Without them a list is whole. `after` is the key of the last row that was seen; a page of rows
 //! that share a key is never cut within them.
 
-use super::action::{Call, Parameter, parameter};
+use super::action::Call;
+use crate::http::openapi::{Parameter, parameter};
 
 /// Most rows one may ask for at a time.
 const LIMIT_MAX: i64 = 100_000;
 
 /// How many rows to answer.
-pub(super) const LIMIT: Parameter = parameter("limit");
+pub(super) const LIMIT: Parameter = parameter("limit", "Rows to answer, 1 to 100000")
+    .number()
+    .optional();
 /// The key behind which to begin.
-pub(super) const AFTER: Parameter = parameter("after");
+pub(super) const AFTER: Parameter =
+    parameter("after", "Key of the last row that was seen").optional();
 
 /// A wanted part of a list.
 #[derive(Clone, Copy, Debug)]

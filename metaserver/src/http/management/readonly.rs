@@ -3,17 +3,24 @@
 
 use serde::Serialize;
 use tracing::info;
+use utoipa::ToSchema;
 
-use super::action::{Action, Call, Parameter, parameter};
+use super::action::{Action, Call};
 use super::name;
 use super::page::{AFTER, LIMIT, Page};
+use crate::http::openapi::{Parameter, Shape, parameter, sentence};
 use crate::http::reply::Reply;
 use crate::routing::ANY;
 
-const PARAMETERS: [Parameter; 2] = [parameter("subject"), parameter("brokerGroup")];
+const PARAMETERS: [Parameter; 2] = [
+    parameter("subject", "Subject"),
+    parameter("brokerGroup", "Broker group"),
+];
 
 pub(super) static MARK: Action = Action {
     name: "MarkReadonlyBrokerGroup",
+    about: "Keeps producers of a subject, or of all, off a group.",
+    reply: |_| Shape::Enveloped(sentence()),
     needs_token: true,
     parameters: &PARAMETERS,
     run: |call| Box::pin(mark(call)),
@@ -21,6 +28,8 @@ pub(super) static MARK: Action = Action {
 
 pub(super) static UNMARK: Action = Action {
     name: "UnMarkReadonlyBrokerGroup",
+    about: "Takes such a mark away.",
+    reply: |_| Shape::Enveloped(sentence()),
     needs_token: true,
     parameters: &PARAMETERS,
     run: |call| Box::pin(unmark(call)),
@@ -28,6 +37,8 @@ pub(super) static UNMARK: Action = Action {
 
 pub(super) static LIST: Action = Action {
     name: "ListReadonly",
+    about: "Lists such marks.",
+    reply: |rows| Shape::Enveloped(rows.list::<ReadonlyMark>()),
     needs_token: true,
     parameters: &[LIMIT, AFTER],
     run: |call| Box::pin(list(call)),
@@ -104,7 +115,7 @@ async fn unmark(call: &Call) -> Reply {
 }
 
 /// A row of table `readonly_broker_group_setting`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ReadonlyMark {
     /// `*` stands for every subject.

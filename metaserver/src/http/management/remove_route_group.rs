@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 
 use tracing::info;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::routes::Change;
+use crate::http::openapi::{Shape, parameter, reasons};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "RemoveSubjectBrokerGroup",
+    about: "Takes a group from the route of a subject, or of every subject, for good.",
+    reply: |_| Shape::Enveloped(reasons()),
     needs_token: true,
-    parameters: &[parameter("subject"), parameter("brokerGroup")],
+    parameters: &[
+        parameter("subject", "Subject"),
+        parameter("brokerGroup", "Broker group"),
+    ],
     run: |call| Box::pin(run(call)),
 };
 

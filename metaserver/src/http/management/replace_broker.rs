@@ -6,10 +6,13 @@ use super::action::{Action, Call};
 use super::add_broker::{PARAMETERS, check};
 use super::broker_meta::BrokerMeta;
 use crate::db::DbError;
+use crate::http::openapi::Shape;
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ReplaceBroker",
+    about: "Gives a broker another host or other ports.",
+    reply: |rows| Shape::Enveloped(rows.one::<BrokerMeta>()),
     needs_token: true,
     parameters: &PARAMETERS,
     run: |call| Box::pin(run(call)),

@@ -12,18 +12,23 @@ use qmq_remoting::{Client, ClientConfig};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use crate::db::DbResult;
+use crate::http::openapi::{Shape, parameter, reasons, sentence};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "ResetOffset",
+    about: "Moves a consumer group on every broker of a subject.",
+    reply: |_| Shape::EnvelopedEither(sentence(), reasons()),
     needs_token: true,
     parameters: &[
-        parameter("subject"),
-        parameter("group"),
-        parameter("code"),
-        parameter("time"),
+        parameter("subject", "Subject"),
+        parameter("group", "Consumer group"),
+        parameter("code", "1 latest, 2 earliest, 3 from `time`").number(),
+        parameter("time", "Milliseconds since 1970, with code 3")
+            .number()
+            .optional(),
     ],
     run: |call| Box::pin(run(call)),
 };

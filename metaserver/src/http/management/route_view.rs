@@ -1,11 +1,12 @@
 //! How a route looks in JSON.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::db::subject_route::RouteRow;
 
 /// A row of table `subject_route`; the order of the fields is part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SubjectRoute {
     subject: String,

@@ -3,15 +3,18 @@
 use qmq_model::BrokerRole;
 use tracing::info;
 
-use super::action::{Action, Call, parameter};
+use super::action::{Action, Call};
 use super::broker_meta::BrokerMeta;
 use crate::db::broker::BrokerRow;
+use crate::http::openapi::{Shape, parameter};
 use crate::http::reply::Reply;
 
 pub(super) static ACTION: Action = Action {
     name: "SwapBrokers",
+    about: "Exchanges the hosts and ports of master and slave at once.",
+    reply: |rows| Shape::Enveloped(rows.list::<BrokerMeta>()),
     needs_token: true,
-    parameters: &[parameter("brokerGroup")],
+    parameters: &[parameter("brokerGroup", "Broker group")],
     run: |call| Box::pin(run(call)),
 };
 
