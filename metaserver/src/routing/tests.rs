@@ -123,6 +123,23 @@ fn a_route_of_unknown_groups_gets_new_ones() {
 }
 
 #[test]
+fn a_list_grows_no_longer_than_its_column() {
+    let names = ["first", "second", "third"];
+    let mut view = view(names.map(|name| normal(name, BrokerState::ReadWrite)));
+    let decide = |view: &View| view.decide("s", Some(&route(&["x"])), None, 9, &mut random());
+    let added = |decision: Decision| match decision {
+        Decision::Add(added) => added.len(),
+        Decision::Keep => 0,
+    };
+    assert_eq!(added(decide(&view)), 3);
+    // ["x"] has 5 characters, each further name at least 8 more.
+    for (max, expected) in [(5, 0), (12, 0), (20, 1), (1_000, 3)] {
+        view.route_json_max = Some(max);
+        assert_eq!(added(decide(&view)), expected, "{max}");
+    }
+}
+
+#[test]
 fn answers_by_client_type() {
     let mut view = view([
         normal("rw", BrokerState::ReadWrite),
@@ -172,9 +189,10 @@ proptest! {
     #[test]
     fn adds_only_what_is_open_new_and_needed(
         view in any_view(), route in any_route(), min in 1..4_usize, seed: u64,
+        removed in proptest::collection::hash_set("[a-h]", 0..4),
     ) {
         let mut random = SmallRng::seed_from_u64(seed);
-        let Decision::Add(added) = view.decide("s", route.as_ref(), None, min, &mut random) else {
+        let Decision::Add(added) = view.decide("s", route.as_ref(), Some(&removed), min, &mut random) else {
             return Ok(());
         };
         let assigned = route.map_or_else(Vec::new, |route| route.groups);
@@ -187,6 +205,7 @@ proptest! {
             prop_assert_eq!(group.kind, GroupKind::Normal);
             prop_assert_eq!(group.state, BrokerState::ReadWrite);
             prop_assert!(!view.is_readonly("s", name));
+            prop_assert!(!removed.contains(name));
         }
     }
 
