@@ -35,6 +35,8 @@ delay_lead=20
 # Messages that wait in a delay store, and the most bytes of disk that each needs.
 pending_most=100000000
 pending_bytes=300
+register_subjects=1000000
+register_groups=10000
 log_bytes=4294967296
 quick=false
 results=
@@ -79,7 +81,7 @@ if [[ ! -x $QMQ_BIN_DIR/qmq-ceiling ]]; then
     QMQ_PACKAGES+=(qmq-benches)
     build_programs >&2
 fi
-for program in qmq-metaserver qmq-delay-server qmq-tools qmq-ceiling qmq-bench-report qmq-allocations qmq-delay-pending; do
+for program in qmq-metaserver qmq-delay-server qmq-tools qmq-ceiling qmq-bench-report qmq-allocations qmq-delay-pending qmq-registers; do
     find_program "$program"
 done
 
@@ -89,7 +91,7 @@ work=$(mktemp -d -- "$QMQ_SOURCE/data/bench.XXXXXX")
 document=$QMQ_SOURCE/docs/performance.md
 if $quick; then
     rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728 messages_later=20000 delay_lead=3
-    pending_most=100000
+    pending_most=100000 register_subjects=5000 register_groups=50
     results=${results:-$work/results.jsonl}
     cp -- "$document" "$work/performance.md"
     document=$work/performance.md
@@ -371,6 +373,16 @@ pending() {
     add_result "$name" qmq "$report"
 }
 
+# A metaserver with very many subjects, on a MariaDB of its own; in the first round only.
+registers() {
+    local report
+    [[ $round -eq 1 ]] && wanted meta-registers || return 0
+    echo "round $round: meta-registers"
+    report=$("$QMQ_BIN_DIR/qmq-registers" "--metaserver=$QMQ_BIN_DIR/qmq-metaserver" "--seconds=$seconds" \
+        "--subjects=$register_subjects" "--groups=$register_groups") || true
+    add_result meta-registers qmq "$report"
+}
+
 one_round() {
     local window durability
     produce sync-4x512 sync 4 512 1
@@ -400,6 +412,7 @@ one_round() {
         done
     done
     allocations
+    registers
 }
 
 trap clean_up EXIT

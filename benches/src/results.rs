@@ -5,8 +5,8 @@
 //! {"case": "sync-4x512", "contender": "qmq", "round": 1, "report": {..}}
 //! ```
 //!
-//! A report is what `qmq-tools bench --json`, `qmq-ceiling fsync`, `qmq-allocations` or
-//! `qmq-delay-pending` printed, or null when the run could not be made.
+//! A report is what `qmq-tools bench --json`, `qmq-ceiling fsync`, `qmq-allocations`,
+//! `qmq-delay-pending` or `qmq-registers` printed, or null when the run could not be made.
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,7 @@
 
 mod delayed;
 mod pending;
+mod registers;
 
 use std::fmt::Write;
 
@@ -130,6 +131,7 @@ pub fn generate(results: &Results) -> String {
     put_isolation(results, &mut out);
     delayed::put_delayed(results, &mut out);
     pending::put_pending(results, &mut out);
+    registers::put_registers(results, &mut out);
     put_allocations(results, &mut out);
     out.push_str("\n### Pictures\n\n");
     if picture::has_windows(results) {

@@ -2,16 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use qmq_mariadb::MariaDb;
 use tempfile::TempDir;
 
 use crate::ports;
 use crate::programs;
 use crate::server::Server;
+use crate::wait;
 
 /// Token that the metaserver of a test accepts.
 pub const TOKEN: &str = "e2e-token";
+/// The metaserver looks at its database every five seconds.
+const DATABASE_NOTICED_MAX: Duration = Duration::from_secs(60);
 /// Clients and servers of a test share this machine.
 const IP: &str = "127.0.0.1";
 
@@ -70,29 +75,47 @@ pub struct Cluster {
     pub metaserver: Server,
     brokers: Vec<Broker>,
     delay_servers: Vec<Broker>,
+    database: Option<MariaDb>,
     folder: TempDir,
 }
 
 impl Cluster {
-    /// Starts a metaserver on an empty database.
+    /// Starts a metaserver on an empty SQLite database.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start() -> Result<Self> {
+        Self::start_on(None)
+    }
+
+    /// Starts a metaserver on a MariaDB of its own, and one broker.
+    ///
+    /// # Errors
+    /// When one of them cannot be started.
+    pub fn with_broker_on_mariadb() -> Result<Self> {
+        let mut cluster = Self::start_on(Some(MariaDb::start()?))?;
+        cluster.add_broker("g1", &[])?;
+        Ok(cluster)
+    }
+
+    fn start_on(database: Option<MariaDb>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("qmq-e2e-").tempdir()?;
         let home = folder.path().join("metaserver");
         std::fs::create_dir_all(&home)?;
         let config = home.join("metaserver.properties");
         std::fs::write(&config, "")?;
         write_tokens(&home)?;
+        let jdbc_url = match &database {
+            None => format!("sqlite:{}", home.join("meta.db").display()),
+            Some(server) => server.jdbc_url(&server.create_database()?),
+        };
         let settings = vec![
             pair("meta.server.discover.port", "0"),
             pair("meta.server.port", "0"),
             pair("qmq.ip", IP),
-            pair(
-                "jdbc.url",
-                &format!("sqlite:{}", home.join("meta.db").display()),
-            ),
+            pair("jdbc.url", &jdbc_url),
+            pair("jdbc.username", qmq_mariadb::USER),
+            pair("jdbc.password", qmq_mariadb::PASSWORD),
         ];
         let mut metaserver = Server::new("qmq-metaserver", home, "http", config, settings);
         metaserver.start()?;
@@ -100,6 +123,7 @@ impl Cluster {
             metaserver,
             brokers: Vec::new(),
             delay_servers: Vec::new(),
+            database,
             folder,
         })
     }
@@ -214,6 +238,38 @@ impl Cluster {
     pub fn delay_server(&mut self) -> &mut Broker {
         let first = self.delay_servers.first_mut();
         first.expect("a delay server was added")
+    }
+
+    /// Kills the database; returns when the metaserver says that it is away.
+    ///
+    /// # Errors
+    /// When there is none of its own, or the metaserver does not notice.
+    pub fn stop_database(&self) -> Result<()> {
+        self.own_database()?.stop();
+        self.await_readiness(503)
+    }
+
+    /// Starts the database again; returns when the metaserver says that it is back.
+    ///
+    /// # Errors
+    /// When there is none of its own, it does not start, or the metaserver does not notice.
+    pub fn start_database(&self) -> Result<()> {
+        self.own_database()?.start_again()?;
+        self.await_readiness(200)
+    }
+
+    fn own_database(&self) -> Result<&MariaDb> {
+        self.database
+            .as_ref()
+            .context("this cluster has no database that could be stopped")
+    }
+
+    fn await_readiness(&self, status: u16) -> Result<()> {
+        let what = format!("the metaserver answers {status} to /readyz");
+        wait::until(&what, DATABASE_NOTICED_MAX, || {
+            let (found, _) = self.metaserver.get("http", "/readyz")?;
+            Ok((found == status).then_some(()))
+        })
     }
 
     /// Ends every delay server, then every broker, then the metaserver, in an orderly way.

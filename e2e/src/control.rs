@@ -1,4 +1,5 @@
-//! A port on which a test in another process asks for the broker to be killed and started.
+//! A port on which a test in another process asks for the broker, or the database of the metaserver,
+//! to be killed and started.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +14,7 @@ use crate::cluster::Cluster;
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// Serves the port until the process ends. One command per connection, answered with `ok` or the
-/// reason why not: `kill-broker`, `start-broker`.
+/// reason why not: `kill-broker`, `start-broker`, `stop-database`, `start-database`.
 ///
 /// # Errors
 /// When the port cannot be opened.
@@ -41,10 +42,11 @@ fn answer(cluster: &Mutex<Cluster>, mut connection: &TcpStream) -> Result<()> {
 }
 
 fn obey(mut cluster: MutexGuard<'_, Cluster>, command: &str) -> Result<()> {
-    let broker = &mut cluster.broker().server;
     match command {
-        "kill-broker" => broker.kill(),
-        "start-broker" => broker.start(),
+        "kill-broker" => cluster.broker().server.kill(),
+        "start-broker" => cluster.broker().server.start(),
+        "stop-database" => cluster.stop_database(),
+        "start-database" => cluster.start_database(),
         _ => bail!("unknown command {command:?}"),
     }
 }

@@ -28,7 +28,7 @@ const OUTPUT_LINES_SHOWN: usize = 100;
 
 #[test]
 fn newest_client_keeps_every_promise() {
-    let cluster = Arc::new(Mutex::new(Cluster::with_broker().unwrap()));
+    let cluster = Arc::new(Mutex::new(Cluster::with_broker_on_mariadb().unwrap()));
     let meta = cluster.lock().unwrap().meta_address().unwrap();
     let control = control::serve(Arc::clone(&cluster)).unwrap().to_string();
     let build = tempfile::tempdir().unwrap();

@@ -39,7 +39,9 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ),
     (
         "benches",
-        &["model", "protocol", "remoting", "store", "daemon", "broker"],
+        &[
+            "model", "protocol", "remoting", "store", "daemon", "broker", "mariadb",
+        ],
     ),
     ("mariadb", &[]),
     (
