@@ -291,13 +291,16 @@ fn put_allocations(results: &Results, out: &mut String) {
         "\n### Allocations\n\nOf memory in the server's steady state, counted by the allocator.\n\n\
          | Path | per message | bytes per message |\n| --- | --- | --- |\n",
     );
-    for path in ["send", "send_batch", "pull"] {
+    for path in ["send", "send_batch", "pull", "pull_large"] {
         let at = |name: &str| {
             let pointer = format!("/{path}/{name}");
-            let spread = results.spread("allocations", OURS, &pointer);
-            spread.map_or(String::new(), |spread| format!("{:.3}", spread.median))
+            let spread = results.spread("allocations", OURS, &pointer)?;
+            Some(format!("{:.3}", spread.median))
         };
-        put(out, &[path, &at("allocations"), &at("bytes")]);
+        // Older results lack some.
+        if let (Some(allocations), Some(bytes)) = (at("allocations"), at("bytes")) {
+            put(out, &[path, &allocations, &bytes]);
+        }
     }
 }
 

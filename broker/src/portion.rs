@@ -190,20 +190,24 @@ impl Look<'_> {
             wait: skipped.cold.map(Wait::Index),
             ..Chosen::default()
         };
+        let looked = seen.len();
         let mut bytes = 0_usize;
-        for (at, message) in seen.iter().enumerate() {
+        // What is chosen moves to the front of what was seen.
+        let mut count_chosen = 0;
+        for at in 0..looked {
+            let message = seen[at];
             bytes = bytes.saturating_add(message.bytes as usize);
-            let stop = if let Some(due) = self.due(message) {
+            let stop = if let Some(due) = self.due(&message) {
                 Some(Some(Wait::Until(due)))
             } else {
-                match self.is_wanted(message) {
+                match self.is_wanted(&message) {
                     Some(false) => {
                         bytes -= message.bytes as usize;
                         continue;
                     }
                     Some(true) => {
-                        let is_full = chosen.located.len() >= count || bytes > bytes_max;
-                        (is_full && !chosen.located.is_empty()).then_some(None)
+                        let is_full = count_chosen >= count || bytes > bytes_max;
+                        (is_full && count_chosen > 0).then_some(None)
                     }
                     None => Some(Some(Wait::Payloads(self.unread(&seen[at..])))),
                 }
@@ -213,9 +217,12 @@ impl Look<'_> {
                 chosen.wait = wait;
                 break;
             }
-            chosen.located.push(*message);
+            seen[count_chosen] = message;
+            count_chosen += 1;
         }
-        let is_long = self.ask.filter.is_some() && seen.len() >= SCAN_MAX;
+        seen.truncate(count_chosen);
+        chosen.located = seen;
+        let is_long = self.ask.filter.is_some() && looked >= SCAN_MAX;
         if is_long && chosen.located.is_empty() && chosen.wait.is_none() {
             chosen.wait = Some(Wait::Turn);
         }

@@ -17,6 +17,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Requests in flight, and messages of a pull.
 const WINDOW: usize = 512;
 const BATCH: usize = 100;
+/// Messages of a large pull: what a message costs, without what a request costs.
+const LARGE_BATCH: usize = 1000;
 /// Messages before counting begins: buffers and tables have grown by then.
 const WARM_UP: usize = 100_000;
 
@@ -39,7 +41,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let report = run(&cli.folder, cli.messages)?;
     println!("{report}");
-    let most = ["send", "send_batch", "pull"]
+    let most = ["send", "send_batch", "pull", "pull_large"]
         .iter()
         .filter_map(|path| report[path]["allocations"].as_f64())
         .fold(0.0, f64::max);
@@ -57,15 +59,25 @@ fn run(folder: &Path, messages: usize) -> Result<Value> {
     let send_batch = counted(messages, |count| {
         client.send(count, WINDOW / BATCH + 1, BATCH)
     })?;
-    let pull = counted(messages, |count| {
-        let mut pulled = 0;
-        while pulled < count {
-            pulled += client.pull(BATCH)?;
-        }
-        Ok(pulled)
-    })?;
+    // What was sent is pulled half in small and half in large pulls.
+    let mut pull_all = |batch: usize| {
+        counted(messages / 2, |count| {
+            let mut pulled = 0;
+            while pulled < count {
+                pulled += client.pull(batch)?;
+            }
+            Ok(pulled)
+        })
+    };
+    let pull = pull_all(BATCH)?;
+    let pull_large = pull_all(LARGE_BATCH)?;
     served.stop()?;
-    Ok(json!({"send": send, "send_batch": send_batch, "pull": pull}))
+    Ok(json!({
+        "send": send,
+        "send_batch": send_batch,
+        "pull": pull,
+        "pull_large": pull_large,
+    }))
 }
 
 /// Runs `work` with a number of messages to warm up, then counts while it runs again.

@@ -22,6 +22,9 @@ use crate::realtime::reader::blocks::Blocks;
 /// What one kept batch costs beside its bytes, so that tiny batches are bounded too.
 const RECENT_OVERHEAD_BYTES: usize = 128;
 
+/// Positions for which a look-up makes room beforehand.
+const LOCATED_AT_ONCE: usize = 1024;
+
 /// Positions of one log, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
@@ -170,6 +173,8 @@ impl StoreReader {
         out: &mut Vec<Located>,
     ) -> Skipped {
         let range = range.start.0.max(0)..range.end.0;
+        let possible = usize::try_from(range.end - range.start).unwrap_or(0);
+        out.reserve(possible.min(count_max).min(LOCATED_AT_ONCE));
         self.shared.index.locate(
             id,
             &range,
