@@ -64,11 +64,29 @@ impl Metrics {
         for (name, help, counter) in metrics.counters() {
             registry.register(name, help, counter.clone());
         }
+        for (legacy, counter) in metrics.legacy() {
+            registry.also_as(legacy, "as in the java broker, of all subjects", counter);
+        }
         let help = "Time to make a batch durable";
         registry.register("qmq_commit_seconds", help, metrics.commit_seconds.clone());
         let help = "Time of seals, checkpoints and flushes, for which sends wait";
         registry.register("qmq_upkeep_seconds", help, metrics.upkeep_seconds.clone());
         metrics
+    }
+
+    /// Those that the Java broker has too, by their names there.
+    fn legacy(&self) -> impl IntoIterator<Item = (&'static str, &Counter)> {
+        [
+            ("receivedMessagesCount", &self.stored),
+            ("receivedFailedCount", &self.refused),
+            ("brokerReceivedInvalidMessage", &self.undecodable),
+            ("pullRequestCount", &self.pulls),
+            ("pulledMessagesCount", &self.pulled),
+            ("ackRequestCount", &self.acks),
+            ("findMessagesErrorCount", &self.read_errors),
+            ("putNeedRetryMessagesCount", &self.given_back),
+            ("deadLetterQueueCount", &self.dead_letters),
+        ]
     }
 
     /// Name, help and counter of each.

@@ -27,7 +27,7 @@ pub async fn start(
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<RunningMember<Serving>, StartError> {
-    let registry = Metrics::new("broker", env!("CARGO_PKG_VERSION"));
+    let registry = Metrics::new("broker", env!("CARGO_PKG_VERSION")).following(&settings)?;
     let late = LateShards::default();
     let http = crate::http::router(late.clone());
     let role = BrokerRole::Master;

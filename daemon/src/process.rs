@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use crate::address::HostIdentity;
 use crate::failure::{EXIT_NOT_DRAINED, FailureKind, StartError};
 use crate::logging::{self, LogFilter, LogFormat};
+use crate::metrics;
 use crate::open_files;
 use crate::settings::{Settings, SettingsArgs, SettingsError};
 use crate::shutdown::StopSignals;
@@ -183,6 +184,7 @@ impl ProcessConfig {
         let seconds = settings.number("drain.deadline.seconds", DRAIN_SECONDS_DEFAULT, 1..=3600)?;
         // Servers use these when they start; a bad or unknown one is told before.
         HostIdentity::check(settings)?;
+        metrics::legacy_names(settings)?;
         Ok(Self {
             filter: LogFilter::from_settings(settings)?,
             format: LogFormat::from_settings(settings)?,

@@ -129,6 +129,13 @@ impl Metrics {
         for (name, help, counter) in all.chain(metrics.dispatch_counters()) {
             registry.register(name, help, counter.clone());
         }
+        for (legacy, counter) in metrics.legacy() {
+            registry.also_as(
+                legacy,
+                "as in the java delay server, of all subjects",
+                counter,
+            );
+        }
         for (name, help, histogram) in [
             (
                 "qmq_lateness_seconds",
@@ -228,6 +235,18 @@ impl Metrics {
                 "Due messages not readable",
                 &self.unreadable,
             ),
+        ]
+    }
+
+    /// Those that the Java delay server has too, by their names there.
+    fn legacy(&self) -> impl IntoIterator<Item = (&'static str, &Counter)> {
+        [
+            ("receivedMessagesCount", &self.stored),
+            ("receivedFailedCount", &self.refused),
+            ("overDelayMessage", &self.too_far),
+            ("pastMessages", &self.past),
+            ("delayBrokerSendMsgCount", &self.delivered),
+            ("nettySendMessageFailCount", &self.dispatch_errors),
         ]
     }
 

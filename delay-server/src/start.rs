@@ -30,7 +30,7 @@ pub async fn start(
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<RunningMember<Serving>, StartError> {
-    let registry = Metrics::new("delay-server", env!("CARGO_PKG_VERSION"));
+    let registry = Metrics::new("delay-server", env!("CARGO_PKG_VERSION")).following(&settings)?;
     let late = LateDesk::default();
     let tokens = Tokens::new(settings.companion_path(TOKENS));
     let http = crate::http::router(late.clone(), tokens);
