@@ -7,6 +7,7 @@ mod captures;
 mod client;
 mod conf;
 mod delay;
+mod documented;
 mod hostile;
 mod java;
 mod kill9;

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use qmq_e2e::{ports, programs, repository};
 use tempfile::TempDir;
 
-const TOKEN: &str = "script-token";
+pub(crate) const TOKEN: &str = "script-token";
 const NOT_RUNNING: i32 = 3;
 
 /// Servers of a broker group: script, settings, group and role.
@@ -16,12 +16,12 @@ const SERVERS: [(&str, &str, &str, u8); 2] = [
 ];
 
 /// A home folder with configuration. Dropping it stops what its scripts started.
-struct Home {
+pub(crate) struct Home {
     folder: TempDir,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = Self {
             // A name with a space: every script has to quote.
             folder: tempfile::Builder::new()
@@ -45,7 +45,7 @@ impl Home {
     }
 
     /// The configuration needs the address of the metaserver that runs.
-    fn configure(&self, metaserver: &str, settings: &str, port: u16) {
+    pub(crate) fn configure(&self, metaserver: &str, settings: &str, port: u16) {
         let text = format!(
             "meta.server.endpoint=http://{metaserver}/meta/address\nstore.root={}\n\
              broker.port={port}\nsync.port=0\nadmin.port=0\nqmq.host=script-host\nqmq.ip=127.0.0.1\n",
@@ -54,11 +54,11 @@ impl Home {
         std::fs::write(self.path().join("conf").join(settings), text).unwrap();
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    fn script(&self, name: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn script(&self, name: &str, arguments: &[&str]) -> Output {
         Command::new(script(name))
             .args(arguments)
             .current_dir("/")
@@ -70,7 +70,7 @@ impl Home {
     }
 
     /// Runs a script and checks its exit code; returns what it printed.
-    fn expect(&self, code: i32, name: &str, arguments: &[&str]) -> String {
+    pub(crate) fn expect(&self, code: i32, name: &str, arguments: &[&str]) -> String {
         let output = self.script(name, arguments);
         let printed = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);

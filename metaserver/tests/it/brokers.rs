@@ -7,6 +7,7 @@ use crate::node::{Node, Place, http};
 on_each_database! {
     a_broker_is_replaced_and_the_old_one_told,
     master_and_slave_swap_at_once,
+    the_documented_swap_works,
     lists_come_in_pages,
     databases_are_added_changed_and_listed_without_passwords,
     backups_find_the_http_port_of_a_slave,
@@ -112,6 +113,50 @@ async fn master_and_slave_swap_at_once(place: Place) {
     assert_eq!(listed.contains(&master), done % 2 == 1, "{done}: {listed}");
     assert_eq!(listed.matches("\"hostname\":\"m\"").count(), 1, "{listed}");
     assert_eq!(listed.matches("\"hostname\":\"s\"").count(), 1, "{listed}");
+    node.stop().await;
+}
+
+/// Two times ReplaceBroker, as the operations page of the reference says.
+async fn the_documented_swap_works(place: Place) {
+    let node = place.start().await;
+    add(&node, "g1", "0", "m", "10.0.0.1").await;
+    add(&node, "g1", "1", "s", "10.0.0.2").await;
+    add(&node, "g2", "0", "other", "10.0.0.3").await;
+    // Not so with a broker of another group.
+    let foreign = node
+        .manage(&broker("ReplaceBroker", "g1", "0", "other", "10.0.0.3"))
+        .await;
+    assert!(
+        foreign.contains("another broker has other:20881"),
+        "{foreign}"
+    );
+    for (role, hostname, ip, old) in [
+        (
+            "0",
+            "s",
+            "10.0.0.2",
+            "\"role\":\"MASTER\",\"hostname\":\"m\"",
+        ),
+        (
+            "1",
+            "m",
+            "10.0.0.1",
+            "\"role\":\"SLAVE\",\"hostname\":\"m\"",
+        ),
+    ] {
+        let reply = node
+            .manage(&broker("ReplaceBroker", "g1", role, hostname, ip))
+            .await;
+        assert!(reply.starts_with("{\"status\":0,"), "{reply}");
+        assert!(reply.contains(old), "{reply}");
+    }
+    let listed = node.manage(&[("action", "ListBrokers")]).await;
+    for now in [
+        "\"role\":\"MASTER\",\"hostname\":\"s\",\"ip\":\"10.0.0.2\"",
+        "\"role\":\"SLAVE\",\"hostname\":\"m\",\"ip\":\"10.0.0.1\"",
+    ] {
+        assert!(listed.contains(now), "{listed}");
+    }
     node.stop().await;
 }
 

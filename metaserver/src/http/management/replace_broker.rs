@@ -1,11 +1,13 @@
 //! `ReplaceBroker`: another host or other ports for a broker; group and role stay.
 
+use qmq_model::BrokerRole;
 use tracing::info;
 
 use super::action::{Action, Call};
 use super::add_broker::{PARAMETERS, check};
 use super::broker_meta::BrokerMeta;
 use crate::db::DbError;
+use crate::db::broker::BrokerRow;
 use crate::http::openapi::Shape;
 use crate::http::reply::Reply;
 
@@ -32,7 +34,7 @@ async fn run(call: &Call) -> Reply {
             Ok(group) => group,
             Err(error) => return call.failed(&error),
         };
-        let Some(old) = group.into_iter().find(|row| row.role == new.role) else {
+        let Some(old) = group.iter().find(|row| row.role == new.role).cloned() else {
             let message = format!("group {} has no broker with role {role}", new.group);
             return Reply::refused(message);
         };
@@ -49,6 +51,18 @@ async fn run(call: &Call) -> Reply {
             }
             Ok(false) => {}
             Err(DbError::Duplicate) => {
+                // The documented way to swap master and slave begins like this.
+                if let Some(other) = group.iter().find(|row| changes_places(&old, row, &new)) {
+                    match db.swap_brokers(&old, other).await {
+                        Ok(true) => {
+                            let address = new.serve_address();
+                            info!(group = new.group, role, address, "brokers swapped");
+                            return Reply::done(BrokerMeta::from(old));
+                        }
+                        Ok(false) => continue,
+                        Err(error) => return call.failed(&error),
+                    }
+                }
                 return Reply::refused(format!(
                     "another broker has {}:{}; SwapBrokers exchanges master and slave",
                     new.hostname, new.serve_port
@@ -58,4 +72,17 @@ async fn run(call: &Call) -> Reply {
         }
     }
     Reply::refused("others change this broker all the time: try again")
+}
+
+/// Whether `old` is to get exactly the place of `other`, the slave of a master or the other way round.
+fn changes_places(old: &BrokerRow, other: &BrokerRow, new: &BrokerRow) -> bool {
+    let are_pair = matches!(
+        (old.role, other.role),
+        (BrokerRole::Master, BrokerRole::Slave)
+            | (BrokerRole::Slave, BrokerRole::Master)
+            | (BrokerRole::DelayMaster, BrokerRole::DelaySlave)
+            | (BrokerRole::DelaySlave, BrokerRole::DelayMaster)
+    );
+    let place = |row: &BrokerRow| (row.hostname.clone(), row.ip, row.serve_port, row.sync_port);
+    are_pair && place(other) == place(new)
 }
