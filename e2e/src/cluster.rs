@@ -73,6 +73,8 @@ pub struct Broker {
 pub struct Cluster {
     /// The metaserver.
     pub metaserver: Server,
+    /// The database of the metaserver.
+    jdbc_url: String,
     brokers: Vec<Broker>,
     delay_servers: Vec<Broker>,
     database: Option<MariaDb>,
@@ -100,32 +102,28 @@ impl Cluster {
 
     fn start_on(database: Option<MariaDb>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("qmq-e2e-").tempdir()?;
-        let home = folder.path().join("metaserver");
-        std::fs::create_dir_all(&home)?;
-        let config = home.join("metaserver.properties");
-        std::fs::write(&config, "")?;
-        write_tokens(&home)?;
         let jdbc_url = match &database {
-            None => format!("sqlite:{}", home.join("meta.db").display()),
+            None => format!("sqlite:{}", folder.path().join("meta.db").display()),
             Some(server) => server.jdbc_url(&server.create_database()?),
         };
-        let settings = vec![
-            pair("meta.server.discover.port", "0"),
-            pair("meta.server.port", "0"),
-            pair("qmq.ip", IP),
-            pair("jdbc.url", &jdbc_url),
-            pair("jdbc.username", qmq_mariadb::USER),
-            pair("jdbc.password", qmq_mariadb::PASSWORD),
-        ];
-        let mut metaserver = Server::new("qmq-metaserver", home, "http", config, settings);
+        let mut metaserver = new_metaserver(folder.path(), "metaserver", &jdbc_url)?;
         metaserver.start()?;
         Ok(Self {
             metaserver,
+            jdbc_url,
             brokers: Vec::new(),
             delay_servers: Vec::new(),
             database,
             folder,
         })
+    }
+
+    /// A metaserver on the database of the first, not started yet.
+    ///
+    /// # Errors
+    /// When there is no folder for it.
+    pub fn another_metaserver(&self) -> Result<Server> {
+        new_metaserver(self.folder.path(), "metaserver-2", &self.jdbc_url)
     }
 
     /// Starts a metaserver and one broker.
@@ -319,6 +317,26 @@ impl Cluster {
         }
         Ok(printed)
     }
+}
+
+/// A metaserver in a folder of its own.
+fn new_metaserver(folder: &Path, name: &str, jdbc_url: &str) -> Result<Server> {
+    let home = folder.join(name);
+    std::fs::create_dir_all(&home)?;
+    let config = home.join("metaserver.properties");
+    std::fs::write(&config, "")?;
+    write_tokens(&home)?;
+    let settings = vec![
+        pair("meta.server.discover.port", "0"),
+        pair("meta.server.port", "0"),
+        pair("qmq.ip", IP),
+        pair("jdbc.url", jdbc_url),
+        // The embedded database asks for none.
+        pair("jdbc.username", qmq_mariadb::USER),
+        pair("jdbc.password", qmq_mariadb::PASSWORD),
+    ];
+    let program = "qmq-metaserver";
+    Ok(Server::new(program, home, "http", config, settings))
 }
 
 /// Lets callers with [`TOKEN`] use a server whose settings stand in this folder.

@@ -3,6 +3,7 @@
 //! Nothing here knows how a server works inside: it starts processes, kills them, talks to them
 //! over their sockets and compares what went in with what came out.
 
+pub mod balancer;
 pub mod cluster;
 pub mod control;
 pub mod golden;
@@ -18,6 +19,7 @@ pub mod stranger;
 pub mod usage;
 pub mod wait;
 
+pub use balancer::Balancer;
 pub use cluster::{Broker, Cluster, Kind};
 pub use golden::Golden;
 pub use later::{Later, LaterPlan, LaterRun};

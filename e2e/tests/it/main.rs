@@ -18,3 +18,4 @@ mod recorder;
 mod scripts;
 mod tidy;
 mod traps;
+mod two_metaservers;
