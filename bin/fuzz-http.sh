@@ -47,6 +47,8 @@ done
 port=$(sed -n 's/^http=.*://p' "$folder/ports")
 [[ -n $port ]] || fail "the metaserver did not start: $(cat -- "$folder/log")"
 
+# It leaves notes about its examples where it runs.
+cd -- "$folder"
 "$tool/bin/st" run "http://127.0.0.1:$port/openapi.json" --header "X-Api-Token: $TOKEN" \
     --max-examples "$examples" --exclude-checks "$CHECKS_WITHOUT_MEANING" --suppress-health-check all \
     "$@"
