@@ -2,13 +2,16 @@
 # Measures broker and delay server beside the least a server can do, interleaved, and makes
 # docs/performance.md from what was measured. Nothing else should run on the machine.
 #
-# usage: bench.sh [--quick] [--rounds N] [--seconds S] [--peer HOST:PORT[=NAME]]... [--only CASE]...
-#                 [--results FILE]
+# usage: bench.sh [--quick] [--rounds N] [--seconds S] [--backlog N] [--peer HOST:PORT[=NAME]]...
+#                 [--peer-start COMMAND] [--only CASE]... [--results FILE]
 #
 # --quick     a smoke run: one round of a second each, results in a folder of their own
 # --rounds    how often everything is measured; default 5
 # --seconds   how long each run is measured; default 10
-# --peer      takes a running server in as another contender, in every case that it can serve
+# --backlog   messages of a backlog that is drained; default 5000000
+# --peer      takes a running server in as another contender, in every case that it can serve;
+#             one named java is taken for the Java broker, which several aims refer to
+# --peer-start  runs before each round: (re)starts the peers with empty stores, for want of disk
 # --only      only cases whose names begin like this
 # --results   lines of results; default docs/performance/results.jsonl
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
@@ -41,6 +44,7 @@ log_bytes=4294967296
 quick=false
 results=
 peers=()
+peer_start=
 only=()
 
 usage() {
@@ -50,12 +54,14 @@ usage() {
 while [[ $# -gt 0 ]]; do
     case $1 in
     --quick) quick=true ;;
-    --rounds | --seconds | --peer | --only | --results)
+    --rounds | --seconds | --backlog | --peer | --peer-start | --only | --results)
         [[ $# -ge 2 ]] || fail "$1 needs a value"
         case $1 in
         --rounds) rounds=$2 ;;
         --seconds) seconds=$2 ;;
+        --backlog) backlog=$2 ;;
         --peer) peers+=("$2") ;;
+        --peer-start) peer_start=$2 ;;
         --only) only+=("$2") ;;
         --results) results=$(absolute "$2") ;;
         esac
@@ -89,12 +95,14 @@ done
 mkdir -p -- "$QMQ_SOURCE/data"
 work=$(mktemp -d -- "$QMQ_SOURCE/data/bench.XXXXXX")
 document=$QMQ_SOURCE/docs/performance.md
+short=$QMQ_SOURCE/README.md
 if $quick; then
     rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728 messages_later=20000 delay_lead=3
     pending_most=100000 register_subjects=5000 register_groups=50
     results=${results:-$work/results.jsonl}
     cp -- "$document" "$work/performance.md"
-    document=$work/performance.md
+    cp -- "$short" "$work/README.md"
+    document=$work/performance.md short=$work/README.md
 else
     results=${results:-$QMQ_SOURCE/docs/performance/results.jsonl}
 fi
@@ -385,6 +393,7 @@ registers() {
 
 one_round() {
     local window durability
+    [[ -z $peer_start ]] || bash -c "$peer_start" >/dev/null || fail "the peer does not start: $peer_start"
     produce sync-4x512 sync 4 512 1
     produce sync-batch100 sync 4 32 100
     produce async-4x512 async 4 512 1
@@ -423,7 +432,7 @@ prepare_broker async
 prepare_delay_server
 machine >"$results"
 for ((round = 1; round <= rounds; round++)); do one_round; done
-"$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document"
+"$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document" --short "$short"
 echo "results: $results"
 echo "tables: $document"
 [[ $failed -eq 0 ]] || fail "some runs are not valid: see above"

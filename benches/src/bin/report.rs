@@ -24,6 +24,9 @@ enum What {
         results: PathBuf,
         /// The document.
         document: PathBuf,
+        /// A document that gets the few most important numbers.
+        #[arg(long)]
+        short: Option<PathBuf>,
     },
     /// Prints the messages per second of a case, the median of the rounds so far.
     Rate {
@@ -38,13 +41,17 @@ enum What {
 
 fn main() -> Result<()> {
     match Cli::parse().what {
-        What::Render { results, document } => {
+        What::Render {
+            results,
+            document,
+            short,
+        } => {
             let folder = results.parent().context("results lie in a folder")?;
             let results = read(&results)?;
-            let text = fs::read_to_string(&document)
-                .with_context(|| format!("cannot read {}", document.display()))?;
-            let text = tables::replace_generated(&text, &tables::generate(&results))?;
-            write(&document, &text)?;
+            fill(&document, &tables::generate(&results))?;
+            if let Some(short) = short {
+                fill(&short, &tables::generate_short(&results))?;
+            }
             if picture::has_windows(&results) {
                 write(&folder.join("window.svg"), &picture::window(&results))?;
             }
@@ -61,6 +68,13 @@ fn main() -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Replaces the generated part of a document.
+fn fill(document: &Path, generated: &str) -> Result<()> {
+    let text = fs::read_to_string(document)
+        .with_context(|| format!("cannot read {}", document.display()))?;
+    write(document, &tables::replace_generated(&text, generated)?)
 }
 
 fn read(path: &Path) -> Result<Results> {

@@ -93,15 +93,21 @@ fn every_request_is_stored_and_answered() {
 /// No number in the document is typed by hand.
 #[test]
 fn the_document_is_what_the_results_make_of_it() {
-    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let document = std::fs::read_to_string(docs.join("performance.md")).unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = root.join("docs");
     let lines = match std::fs::read_to_string(docs.join("performance/results.jsonl")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         lines => lines.unwrap(),
     };
-    let generated = tables::generate(&Results::parse(&lines).unwrap());
-    let expected = tables::replace_generated(&document, &generated).unwrap();
-    assert_eq!(document, expected, "make it with qmq-bench-report render");
+    let results = Results::parse(&lines).unwrap();
+    for (path, generated) in [
+        (docs.join("performance.md"), tables::generate(&results)),
+        (root.join("README.md"), tables::generate_short(&results)),
+    ] {
+        let document = std::fs::read_to_string(&path).unwrap();
+        let expected = tables::replace_generated(&document, &generated).unwrap();
+        assert_eq!(document, expected, "make it with qmq-bench-report render");
+    }
 }
 
 #[test]
