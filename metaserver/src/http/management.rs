@@ -66,7 +66,7 @@ pub(super) fn describe(rows: &mut Rows) -> Value {
     });
     let answers = ACTIONS.map(|action| (action.reply)(rows).schema());
     let forms = json!({ "schema": { "anyOf": forms } });
-    let mut understood = json_response(json!({ "anyOf": answers }));
+    let mut understood = json_response(&json!({ "anyOf": answers }));
     understood["content"]["text/plain"] = json!({ "schema": { "type": "string" } });
     json!({
         "summary": "Does what the parameter `action` names.",

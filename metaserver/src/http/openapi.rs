@@ -138,17 +138,17 @@ impl Shape {
     pub(crate) fn schema(self) -> Value {
         let nothing = json!({ "type": "null" });
         match self {
-            Self::Enveloped(data) => envelope(json!([data, nothing])),
-            Self::EnvelopedEither(one, other) => envelope(json!([one, other, nothing])),
-            Self::Bare(data) => json!({ "anyOf": [data, envelope(json!([nothing]))] }),
+            Self::Enveloped(data) => envelope(&json!([data, nothing])),
+            Self::EnvelopedEither(one, other) => envelope(&json!([one, other, nothing])),
+            Self::Bare(data) => json!({ "anyOf": [data, envelope(&json!([nothing]))] }),
             Self::Either(one, other) => {
-                json!({ "anyOf": [one, other, envelope(json!([nothing]))] })
+                json!({ "anyOf": [one, other, envelope(&json!([nothing]))] })
             }
         }
     }
 }
 
-fn envelope(data: Value) -> Value {
+fn envelope(data: &Value) -> Value {
     json!({
         "type": "object",
         "properties": {
@@ -161,7 +161,7 @@ fn envelope(data: Value) -> Value {
 }
 
 /// An answer with status 200 in JSON.
-pub(crate) fn json_response(schema: Value) -> Value {
+pub(crate) fn json_response(schema: &Value) -> Value {
     json!({ "description": "understood", "content": { "application/json": { "schema": schema } } })
 }
 
@@ -179,7 +179,7 @@ pub(crate) fn too_large() -> Value {
     bare_response("the body is larger than 200 000 bytes")
 }
 
-fn get(about: &str, parameters: &[Parameter], responses: Value) -> Value {
+fn get(about: &str, parameters: &[Parameter], responses: &Value) -> Value {
     let parameters: Vec<_> = parameters.iter().map(Parameter::in_query).collect();
     json!({ "summary": about, "parameters": parameters, "responses": responses })
 }
@@ -194,7 +194,7 @@ fn onoffline_operations() -> Value {
         json!({
             "summary": about,
             "parameters": parameters,
-            "responses": { "200": json_response(answer.schema()), "413": too_large() },
+            "responses": { "200": json_response(&answer.schema()), "413": too_large() },
             "security": [{}, { "token": [] }],
         })
     };
@@ -213,12 +213,12 @@ pub(super) fn document() -> Value {
         "/meta/address": { "get": get(
             "Where the TCP port of this metaserver is, as ip:port.",
             &[],
-            json!({ "200": bare_response("the address") }),
+            &json!({ "200": bare_response("the address") }),
         ) },
         "/slave/meta": { "get": get(
             "Where the slave of a group answers HTTP, as ip:port; nothing when there is none.",
             &slave::PARAMETERS,
-            json!({
+            &json!({
                 "200": bare_response("the address"),
                 "503": bare_response("the database does not answer"),
             }),
@@ -227,18 +227,18 @@ pub(super) fn document() -> Value {
         "/subject/consumers": { "get": get(
             "Lists the consumers of a subject by group.",
             &consumers::PARAMETERS,
-            json!({ "200": json_response(consumers) }),
+            &json!({ "200": json_response(&consumers) }),
         ) },
         "/onoffline": onoffline_operations(),
         "/healthz": { "get": get(
             "Whether the process runs at all.",
             &[],
-            json!({ "200": text_response("it does") }),
+            &json!({ "200": text_response("it does") }),
         ) },
         "/readyz": { "get": get(
             "Whether it serves.",
             &[],
-            json!({ "200": text_response("it does"), "503": text_response("why not") }),
+            &json!({ "200": text_response("it does"), "503": text_response("why not") }),
         ) },
     });
     let token = json!({ "type": "apiKey", "in": "header", "name": TOKEN_HEADER });
