@@ -263,6 +263,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = DbResult<T>>) -> 
 mod tests {
     use qmq_daemon::admin::Readiness;
     use qmq_daemon::metrics::Metrics;
+    use qmq_model::BrokerState;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -317,6 +318,27 @@ mod tests {
         }
         stop.cancel();
         keeper.await.unwrap();
+    }
+
+    /// A database that hung does late what it was told: by then nobody could say that it was heard.
+    #[tokio::test]
+    async fn a_group_is_not_marked_away_too_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::of_file(&folder.path().join("meta.db"));
+        let db = Db::open(&url, 2).await.unwrap();
+        let (kind, state) = (broker_group::GroupKind::Normal, BrokerState::ReadWrite);
+        db.put_group("g1", kind, "10.0.0.1:1", state).await.unwrap();
+        let now_ms = db.now_ms().await.unwrap();
+        let mark = |until_ms| db.mark_silent_group_away("g1", 1_000, until_ms);
+        assert!(!mark(now_ms).await.unwrap(), "too late");
+        db.note_heard("g1").await.unwrap();
+        let heard = db.groups_heard_within(3_600_000).await.unwrap();
+        assert!(heard.contains("g1") && heard.len() == 1);
+        let mark = db.mark_silent_group_away("g1", 3_600_000, now_ms + 3_600_000);
+        assert!(!mark.await.unwrap(), "it was heard");
+        let mark = db.mark_silent_group_away("g1", -3_600_000, now_ms + 3_600_000);
+        assert!(mark.await.unwrap(), "it was not heard for so long");
+        db.close().await;
     }
 
     /// A statement that never ends.

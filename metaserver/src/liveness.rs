@@ -23,6 +23,9 @@ const ROUND_MAX: Duration = Duration::from_secs(3);
 /// Rounds within one time-out, so that a silent group is found soon after it.
 const ROUNDS_PER_TIMEOUT: u32 = 6;
 
+/// Longest time from a look at who was heard until a group is marked as away. Unit: ms.
+const MARK_MS_MAX: i64 = 10_000;
+
 /// Notes heartbeats and finds silent groups.
 #[derive(Debug)]
 pub struct Liveness {
@@ -123,41 +126,46 @@ impl Liveness {
         let snapshot = self.snapshots.current();
         let groups = &snapshot.view.groups;
         self.lock().retain(|group, _| groups.contains_key(group));
-        let silence_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
-        for group in groups
+        let is_heard = |name: &String| {
+            let heard = self.lock().get(name).map(|heard| heard.at.elapsed());
+            heard.is_some_and(|ago| ago < timeout)
+        };
+        let silent: Vec<&String> = groups
             .values()
             .filter(|group| group.state != BrokerState::Away)
-        {
-            let heard = self.lock().get(&group.name).map(|heard| heard.at.elapsed());
-            if heard.is_some_and(|ago| ago < timeout) {
+            .map(|group| &group.name)
+            .filter(|name| !is_heard(name))
+            .collect();
+        if silent.is_empty() {
+            return;
+        }
+        let silence_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
+        if let Err(error) = self.mark_unheard(&silent, silence_ms).await {
+            warn!(%error, "cannot mark silent groups: trying again");
+        }
+    }
+
+    /// Marks those of these groups that no other metaserver heard.
+    async fn mark_unheard(&self, silent: &[&String], silence_ms: i64) -> DbResult<()> {
+        let until_ms = self.db.now_ms().await? + MARK_MS_MAX;
+        let heard = self.db.groups_heard_within(silence_ms).await?;
+        for &name in silent.iter().filter(|name| !heard.contains(**name)) {
+            let marked = self.db.mark_silent_group_away(name, silence_ms, until_ms);
+            if !marked.await? {
                 continue;
             }
-            match self
-                .db
-                .mark_silent_group_away(&group.name, silence_ms)
-                .await
-            {
-                Ok(true) => {
-                    warn!(
-                        group = group.name,
-                        "no heartbeat for {silence_ms} ms: group is away"
-                    );
-                    let label = GroupLabel {
-                        groupName: group.name.clone(),
-                    };
-                    self.counters
-                        .broker_disconnected
-                        .get_or_create(&label)
-                        .inc();
-                    self.snapshots.refresh_soon();
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(group = group.name, %error, "cannot mark a silent group: trying again");
-                    return;
-                }
-            }
+            warn!(
+                group = name,
+                "no heartbeat for {silence_ms} ms: group is away"
+            );
+            let label = GroupLabel {
+                groupName: name.clone(),
+            };
+            let disconnected = &self.counters.broker_disconnected;
+            disconnected.get_or_create(&label).inc();
+            self.snapshots.refresh_soon();
         }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {

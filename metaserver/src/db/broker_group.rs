@@ -160,20 +160,24 @@ impl Db {
     }
 
     /// Marks a group as away if no metaserver has heard it for `silence_ms`; `true` when this call
-    /// did it. One statement, so that a heartbeat in between is not overruled.
+    /// did it. One statement, so that a heartbeat in between is not overruled. A database that hung
+    /// does not do it after `until_ms` by its clock: while it hung it heard nobody.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn mark_silent_group_away(&self, name: &str, silence_ms: i64) -> DbResult<bool> {
+    pub async fn mark_silent_group_away(
+        &self,
+        name: &str,
+        silence_ms: i64,
+        until_ms: i64,
+    ) -> DbResult<bool> {
         let query = self.query(
             "UPDATE broker_group SET broker_state = 4, update_time = {now} \
-             WHERE group_name = ? AND broker_state <> 4 AND NOT EXISTS (\
+             WHERE group_name = ? AND broker_state <> 4 AND {now_ms} < ? AND NOT EXISTS (\
              SELECT 1 FROM qmq_broker_liveness l WHERE l.group_name = broker_group.group_name \
              AND l.last_seen_ms > {now_ms} - ?)",
         );
-        Ok(self
-            .execute(query.bind(name.to_owned()).bind(silence_ms))
-            .await?
-            > 0)
+        let query = query.bind(name.to_owned()).bind(until_ms).bind(silence_ms);
+        Ok(self.execute(query).await? > 0)
     }
 }

@@ -1,5 +1,9 @@
 //! Table `qmq_broker_liveness`: when any metaserver last heard the master of a group.
 
+use std::collections::HashSet;
+
+use sqlx::Row;
+
 use super::{Db, DbResult};
 
 impl Db {
@@ -18,6 +22,18 @@ impl Db {
             self.touch(group).await?;
         }
         Ok(())
+    }
+
+    /// The groups that some metaserver heard within the last `silence_ms`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn groups_heard_within(&self, silence_ms: i64) -> DbResult<HashSet<String>> {
+        let query = self
+            .query("SELECT group_name FROM qmq_broker_liveness WHERE last_seen_ms > {now_ms} - ?");
+        let rows = self.scan(query.bind(silence_ms)).await?;
+        let names = rows.iter().map(|row| row.try_get(0));
+        Ok(names.collect::<sqlx::Result<_>>()?)
     }
 
     async fn touch(&self, group: &str) -> DbResult<bool> {
