@@ -5,6 +5,7 @@
 //! ten minutes, operators who cancel and move messages and set the clock, and a plain model of what
 //! users were promised.
 
+mod answers;
 mod letters;
 mod link;
 mod live;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use qmq_delay_server::dispatch::Output;
 use qmq_model::{Clock, ManualClock, UnixMillis};
 use qmq_store::fs::faulty::FaultyFs;
-use qmq_store::{Background, Begun, DelayConfig, DelaySubject, Pending};
+use qmq_store::{Background, Begun, DelayConfig, DelaySubject};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -30,7 +31,7 @@ pub use sabotage::DelaySabotage;
 use crate::promises::Broken;
 use letters::Letters;
 use link::{Broker, Flight};
-use live::{Crashed, Done, Job, Live};
+use live::{Crashed, Job, Live};
 use promises::{Group, Promises};
 
 const SUBJECTS: usize = 4;
@@ -358,86 +359,6 @@ impl DelayWorld {
         Ok(())
     }
 
-    /// The writer takes a turn.
-    fn write(&mut self) -> Result<(), Stop> {
-        let count = if self.rng.random() { usize::MAX } else { 1 };
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        let done = live.write(count)?;
-        for done in &done {
-            self.note_done(done)?;
-        }
-        if done.iter().any(Done::is_durable) {
-            self.promises.synced();
-        }
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        for done in &done {
-            live.hear(done, self.moment);
-        }
-        Ok(())
-    }
-
-    fn note_done(&mut self, done: &Done) -> Result<(), Stop> {
-        match done {
-            Done::Accepted(entries) => {
-                for (number, entry) in entries {
-                    self.letters.placed(*number, entry.sequence);
-                    self.promises.accepted(*number);
-                    self.summary.accepted += 1;
-                }
-            }
-            Done::Began { accepted, .. } => {
-                for entry in accepted {
-                    let number = self.number_of(entry)?;
-                    self.promises.begun(number, true);
-                }
-            }
-            Done::NotBegun(_) => {}
-            Done::Confirmed(entries) => {
-                for entry in entries {
-                    let number = self.number_of(entry)?;
-                    self.promises.confirmed(number)?;
-                    self.summary.delivered += 1;
-                }
-            }
-            Done::Refused(entries) => {
-                for entry in entries {
-                    let number = self.number_of(entry)?;
-                    self.promises.begun(number, false);
-                }
-            }
-            Done::Cancelled(number, answer) => self.note_cancelled(*number, *answer)?,
-            Done::Moved(number, due, answer) => self.note_moved(*number, *due, *answer)?,
-        }
-        Ok(())
-    }
-
-    /// The message behind an entry; one whose producer got no answer has to be read.
-    fn number_of(&mut self, entry: &Pending) -> Result<u64, Stop> {
-        if let Some(number) = self.letters.known(entry.sequence) {
-            return Ok(number);
-        }
-        let Some(live) = &self.live else {
-            return Err(Stop::Crashed);
-        };
-        let mut read = Vec::new();
-        live.reader.read(&[*entry], &mut read);
-        let number = match read.pop() {
-            Some(Ok(message)) => self.letters.recognise(&message.payload, message.crc),
-            _ if self.fs.power_is_off() => return Err(Stop::Crashed),
-            _ => None,
-        };
-        let Some(number) = number else {
-            let what = format!("nobody sent message {}", entry.sequence.0);
-            return Err(Broken(what).into());
-        };
-        self.letters.placed(number, entry.sequence);
-        Ok(number)
-    }
-
     fn load(&mut self) -> Result<(), Stop> {
         let (now, moment) = (self.now(), self.moment);
         match &mut self.live {
@@ -487,12 +408,7 @@ impl DelayWorld {
             self.count(&live);
             for job in live.into_jobs() {
                 match job {
-                    Job::Confirm(entries) => {
-                        let known = entries
-                            .iter()
-                            .filter_map(|entry| self.letters.known(entry.sequence));
-                        self.promises.doubt_confirmed(known);
-                    }
+                    Job::Confirm(entries) => self.doubt_confirmed(&entries),
                     Job::Cancel(number, _) => self.promises.doubt_cancel(number),
                     Job::Move(number, _, due) => self.promises.doubt_move(number, due),
                     Job::Accept(_) | Job::Begin { .. } | Job::Refuse(_) => {}

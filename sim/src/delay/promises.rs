@@ -268,7 +268,7 @@ impl Promises {
     /// A cancellation got no answer.
     pub(super) fn doubt_cancel(&mut self, number: u64) {
         let fate = self.fate(number);
-        if fate.word == Word::Accepted {
+        if fate.word != Word::Cancelled {
             fate.word = Word::MaybeCancelled;
         }
     }
