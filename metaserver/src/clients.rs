@@ -1,44 +1,73 @@
-//! Notes clients in the database, behind everything else: no answer waits for it, and a database
-//! that is away costs nothing but the notes.
+//! Notes clients in the database, and that they are still alive, behind everything else: no answer
+//! waits for it, and a database that is away costs nothing but the notes. Those that were silent
+//! for long are dropped.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::db::Db;
 use crate::db::client_meta_info::{ClientRow, ROOM_MAX};
+use crate::db::{Db, DbResult};
 use crate::metrics::Counters;
 
 /// Clients that wait to be noted; one more is dropped and comes again with its next question.
 const WAITING_MAX: usize = 10_000;
 /// Clients remembered as noted. Beyond it everything is forgotten, and noted clients cost one
-/// refused insert each. 16 bytes per client.
+/// refused insert each. 32 bytes per client.
 const NOTED_MAX: usize = 500_000;
+/// How often it is written down that a client is alive. The shortest silence is a day.
+const TOUCH_PERIOD: Duration = Duration::from_secs(3_600);
+/// Clients that are touched by one statement.
+const TOUCH_TOGETHER_MAX: usize = 100;
+/// Clients that are dropped by one statement.
+const DROP_TOGETHER_MAX: usize = 100;
 /// Length of most columns of the table, in characters.
 const COLUMN_MAX: usize = 100;
 
 /// The way into [`Clients::write_down`].
 #[derive(Debug)]
 pub struct Clients {
-    queue: mpsc::Sender<(u64, ClientRow)>,
-    noted: Mutex<HashSet<u64>>,
+    queue: mpsc::Sender<Note>,
+    noted: Mutex<HashMap<u64, Noted>>,
+    /// Whether a client was not written down since silent ones were last dropped: it may be alive.
+    has_missed: AtomicBool,
     hasher: RandomState,
     counters: Counters,
+}
+
+/// A client on its way into the database.
+#[derive(Debug)]
+pub struct Note {
+    key: u64,
+    client: ClientRow,
+    /// It may be new; else it is touched only.
+    is_new: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    at: Instant,
+    /// It came online here.
+    is_online: bool,
 }
 
 impl Clients {
     /// The queue's two ends.
     #[must_use]
-    pub fn new(counters: Counters) -> (Self, mpsc::Receiver<(u64, ClientRow)>) {
+    pub fn new(counters: Counters) -> (Self, mpsc::Receiver<Note>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         (
             Self {
                 queue,
                 noted: Mutex::default(),
+                has_missed: AtomicBool::new(false),
                 hasher: RandomState::new(),
                 counters,
             },
@@ -46,55 +75,132 @@ impl Clients {
         )
     }
 
-    /// Notes a client unless it was noted before. Java clients repeat themselves every 60 s.
-    pub fn note(&self, client: ClientRow) {
+    /// Notes a client, one that came online or one that is still there, unless it was noted a short
+    /// while ago. Java clients repeat themselves every 60 s.
+    pub fn note(&self, client: ClientRow, is_online: bool, now: Instant) {
         if !fits(&client) {
             return;
         }
         let key = self.hasher.hash_one(&client);
-        {
-            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-            if noted.len() >= NOTED_MAX {
-                noted.clear();
-            }
-            if !noted.insert(key) {
-                return;
-            }
-        }
-        if self.queue.try_send((key, client)).is_err() {
-            self.forget(key);
+        let Some(is_new) = self.is_due(key, is_online, now) else {
+            return;
+        };
+        let note = Note {
+            key,
+            client,
+            is_new,
+        };
+        if self.queue.try_send(note).is_err() {
+            self.missed(key);
             self.counters.clients_dropped.inc();
         }
     }
 
-    fn forget(&self, key: u64) {
+    /// Whether the client may be new; none when there is nothing to write down.
+    fn is_due(&self, key: u64, is_online: bool, now: Instant) -> Option<bool> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = noted.get(&key).copied();
+        let was_online = before.is_some_and(|noted| noted.is_online);
+        let is_new = is_online && !was_online;
+        let is_fresh = before.is_some_and(|noted| now < noted.at + TOUCH_PERIOD);
+        if is_fresh && !is_new {
+            return None;
+        }
+        if noted.len() >= NOTED_MAX {
+            noted.clear();
+        }
+        let is_online = is_online || was_online;
+        noted.insert(key, Noted { at: now, is_online });
+        Some(is_new)
+    }
+
+    /// It comes again with its next question.
+    fn missed(&self, key: u64) {
+        self.has_missed.store(true, Ordering::Relaxed);
         self.noted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&key);
     }
 
-    /// Writes clients down one after another until `stop`.
+    /// Writes clients down, some at a time, until `stop`.
     pub async fn write_down(
         &self,
         db: Db,
-        mut waiting: mpsc::Receiver<(u64, ClientRow)>,
+        mut waiting: mpsc::Receiver<Note>,
         stop: CancellationToken,
     ) {
         loop {
-            let (key, client) = tokio::select! {
-                () = stop.cancelled() => return,
-                next = waiting.recv() => match next {
-                    Some(next) => next,
-                    None => return,
-                },
-            };
-            if let Err(error) = db.add_client(&client).await {
-                warn!(client = client.client_id, %error, "cannot note a client");
-                self.forget(key);
+            let mut notes = Vec::new();
+            let next = waiting.recv_many(&mut notes, TOUCH_TOGETHER_MAX);
+            if !matches!(stop.run_until_cancelled(next).await, Some(1..)) {
+                return;
+            }
+            let mut known = Vec::new();
+            for note in &notes {
+                if stop.is_cancelled() {
+                    return;
+                }
+                if !note.is_new {
+                    known.push(note);
+                    continue;
+                }
+                match db.add_client(&note.client).await {
+                    Ok(true) => {}
+                    Ok(false) => known.push(note),
+                    Err(error) => {
+                        warn!(client = note.client.client_id, %error, "cannot note a client");
+                        self.missed(note.key);
+                    }
+                }
+            }
+            let rows: Vec<&ClientRow> = known.iter().map(|note| &note.client).collect();
+            if let Err(error) = db.touch_clients(&rows).await {
+                let clients = rows.len();
+                warn!(clients, %error, "cannot note that clients are alive");
+                known.iter().for_each(|note| self.missed(note.key));
             }
         }
     }
+
+    /// Drops clients that nobody heard of for `silence_max`, in rounds until `stop`. The first comes
+    /// after one `round`: those that are alive have been touched by then. A round is left out when
+    /// somebody could not be touched.
+    pub async fn expire(
+        &self,
+        db: Db,
+        silence_max: Duration,
+        round: Duration,
+        stop: CancellationToken,
+    ) {
+        let silence_ms = i64::try_from(silence_max.as_millis()).unwrap_or(i64::MAX);
+        while stop
+            .run_until_cancelled(tokio::time::sleep(round))
+            .await
+            .is_some()
+        {
+            if self.has_missed.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            let dropping = drop_silent(&db, silence_ms);
+            if let Some(Err(error)) = stop.run_until_cancelled(dropping).await {
+                warn!(%error, "cannot drop silent clients: trying again");
+            }
+        }
+    }
+}
+
+async fn drop_silent(db: &Db, silence_ms: i64) -> DbResult<()> {
+    let since_ms = db.now_ms().await?.saturating_sub(silence_ms);
+    let mut last = 0;
+    while let Some(id) = db
+        .drop_silent_clients(since_ms, last, DROP_TOGETHER_MAX)
+        .await?
+    {
+        last = id;
+        info!(last, "clients that were silent for long are dropped");
+    }
+    Ok(())
 }
 
 /// Whether every column can hold its value. Nothing is cut: what does not fit is not noted.
@@ -129,23 +235,48 @@ mod tests {
     #[test]
     fn a_client_is_queued_once() {
         let (clients, mut waiting) = Clients::new(Counters::new(&Metrics::default()));
-        clients.note(client("a"));
-        clients.note(client("a"));
-        clients.note(client("b"));
-        clients.note(client(&"x".repeat(101)));
+        let now = Instant::now();
+        for id in ["a", "a", "b", &"x".repeat(101)] {
+            clients.note(client(id), true, now);
+        }
         let ids: Vec<String> =
-            std::iter::from_fn(|| waiting.try_recv().ok().map(|(_, row)| row.client_id)).collect();
+            std::iter::from_fn(|| waiting.try_recv().ok().map(|note| note.client.client_id))
+                .collect();
         assert_eq!(ids, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_client_is_touched_once_in_a_period() {
+        let (clients, mut waiting) = Clients::new(Counters::new(&Metrics::default()));
+        let now = Instant::now();
+        let short = TOUCH_PERIOD - Duration::from_millis(1);
+        // When it asks, whether it came online, and what is done: is it written down as new?
+        for (after, is_online, is_new) in [
+            (Duration::ZERO, false, Some(false)),
+            (Duration::ZERO, false, None),
+            (Duration::ZERO, true, Some(true)),
+            (short, false, None),
+            (short, true, None),
+            (TOUCH_PERIOD, false, Some(false)),
+            (TOUCH_PERIOD, true, None),
+            (TOUCH_PERIOD * 2, true, Some(false)),
+        ] {
+            clients.note(client("a"), is_online, now + after);
+            let queued = waiting.try_recv().ok().map(|note| note.is_new);
+            assert_eq!(queued, is_new, "{after:?} {is_online}");
+        }
     }
 
     #[test]
     fn a_full_queue_drops_and_takes_the_client_later() {
         let (clients, mut waiting) = Clients::new(Counters::new(&Metrics::default()));
-        (0..WAITING_MAX).for_each(|n| clients.note(client(&n.to_string())));
-        clients.note(client("late"));
+        let now = Instant::now();
+        (0..WAITING_MAX).for_each(|n| clients.note(client(&n.to_string()), true, now));
+        clients.note(client("late"), true, now);
         assert_eq!(clients.counters.clients_dropped.get(), 1);
+        assert!(clients.has_missed.load(Ordering::Relaxed));
         waiting.try_recv().unwrap();
-        clients.note(client("late"));
+        clients.note(client("late"), true, now);
         assert_eq!(clients.counters.clients_dropped.get(), 1);
     }
 }

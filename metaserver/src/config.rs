@@ -9,6 +9,9 @@ use qmq_daemon::settings::{Settings, SettingsError};
 
 use crate::db::{DatabaseUrl, DatabaseUrlError};
 
+/// How often silent clients are looked for.
+const CLIENT_EXPIRY_ROUND: Duration = Duration::from_secs(3_600);
+const CLIENT_EXPIRE_DAYS_DEFAULT: u64 = 30;
 const GROUP_NUM_MIN_DEFAULT: usize = 2;
 const HEARTBEAT_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
@@ -40,6 +43,11 @@ pub struct MetaserverConfig {
     /// `first.route.wait.ms`: how long a client is kept waiting while no group is there for it.
     /// The Java client asks again only after 60 s. Unit: ms. Default: 2000.
     pub first_route_wait: Duration,
+    /// `client.expire.days`: silence after which a client is no longer listed; 0, here none, lists
+    /// it for ever. Default: 30 days.
+    pub client_silence_max: Option<Duration>,
+    /// How often such clients are looked for, first after so long. No key: 1 hour.
+    pub client_expiry_round: Duration,
     /// `broker.register.open`: take groups and addresses that are not in table `broker`.
     /// Default: false.
     pub open_register: bool,
@@ -65,6 +73,8 @@ impl MetaserverConfig {
         settings.without_effect(&WITHOUT_EFFECT);
         let database = read_database(settings)?;
         let seconds = settings.number("refresh.period.seconds", 5, 1..=3600)?;
+        let expire_days =
+            settings.number("client.expire.days", CLIENT_EXPIRE_DAYS_DEFAULT, 0..=3_650)?;
         let wait_ms = settings.number("first.route.wait.ms", 2_000, 0..=60_000)?;
         Ok(Self {
             http_port: settings.get("meta.server.discover.port", 8080)?,
@@ -76,6 +86,9 @@ impl MetaserverConfig {
             database_connections: settings.number("pool.size.max", 10, 2..=1_000)?,
             refresh_period: Duration::from_secs(seconds),
             first_route_wait: Duration::from_millis(wait_ms),
+            client_silence_max: (expire_days > 0)
+                .then(|| Duration::from_secs(expire_days * 24 * 3_600)),
+            client_expiry_round: CLIENT_EXPIRY_ROUND,
             open_register: settings.flag("broker.register.open", false)?,
             open_onoffline: settings.flag("onoffline.open", false)?,
             rules: RuleValues::from_settings(settings)?,
@@ -179,6 +192,8 @@ mod tests {
         let error = read("min.group.num", "0").unwrap_err();
         assert!(error.contains("not within 1..=100"), "{error}");
         assert!(read("meta.server.advertised.address", "[::1]:1").is_err());
+        let kept = read("client.expire.days", "0").unwrap();
+        assert_eq!(kept.client_silence_max, None);
         assert!(read("meta.server.advertised.address", "10.0.0.1:20880").is_ok());
     }
 }

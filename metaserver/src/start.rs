@@ -196,6 +196,11 @@ impl Parts {
         let (db, stop) = (self.db.clone(), self.background.clone());
         let writer = Arc::clone(&clients);
         self.spawn(async move { writer.write_down(db, waiting, stop).await });
+        if let Some(silence_max) = config.client_silence_max {
+            let (db, stop) = (self.db.clone(), self.background.clone());
+            let (clients, round) = (Arc::clone(&clients), config.client_expiry_round);
+            self.spawn(async move { clients.expire(db, silence_max, round, stop).await });
+        }
         let (watch, stop) = (Arc::clone(&liveness), self.background.clone());
         self.spawn(async move { watch.run(stop).await });
         let advertised = config

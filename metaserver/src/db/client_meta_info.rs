@@ -1,6 +1,8 @@
-//! Table `client_meta_info`: every client that was ever online.
+//! Table `client_meta_info`: the clients that came online, and when they were last heard of.
 
-use sqlx::Row;
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
+use sqlx::{Any, AssertSqlSafe, Row};
 
 use super::{Db, DbResult};
 
@@ -42,6 +44,73 @@ impl Db {
             .bind(client.app_code.clone())
             .bind(client.room.clone());
         self.insert(query).await
+    }
+
+    /// Notes that these clients are alive, those that have a row. One statement: a few hundred at
+    /// most.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn touch_clients(&self, clients: &[&ClientRow]) -> DbResult<()> {
+        if clients.is_empty() {
+            return Ok(());
+        }
+        let client =
+            "subject_info = ? AND client_type = ? AND consumer_group = ? AND client_id = ?";
+        let update = "UPDATE client_meta_info SET update_time = {now} WHERE";
+        let mut query = self.query_on_each(update, client, clients.len());
+        for client in clients {
+            query = query
+                .bind(client.subject.clone())
+                .bind(i32::from(client.client_type))
+                .bind(client.consumer_group.clone())
+                .bind(client.client_id.clone());
+        }
+        self.execute(query).await.map(drop)
+    }
+
+    /// Deletes up to `rows_max` clients, a few hundred at most, that were not heard of since
+    /// `since_ms` by the clock of the database, from those behind the row with this id. Returns the
+    /// id of the last; none when there are no more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn drop_silent_clients(
+        &self,
+        since_ms: i64,
+        id: i64,
+        rows_max: usize,
+    ) -> DbResult<Option<i64>> {
+        let query = self.query(
+            "SELECT CAST(id AS SIGNED) FROM client_meta_info \
+             WHERE update_time < {time_of_ms} AND id > ? ORDER BY id LIMIT ?",
+        );
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let rows = self.scan(query.bind(since_ms).bind(id).bind(rows_max));
+        let ids = rows.await?;
+        let ids = ids.iter().map(|row| row.try_get(0));
+        let ids = ids.collect::<sqlx::Result<Vec<i64>>>()?;
+        let Some(&last) = ids.last() else {
+            return Ok(None);
+        };
+        // One that was touched in between stays.
+        let delete = "DELETE FROM client_meta_info WHERE update_time < {time_of_ms} AND";
+        let query = self.query_on_each(delete, "id = ?", ids.len());
+        let query = ids.into_iter().fold(query.bind(since_ms), Query::bind);
+        self.execute(query).await?;
+        Ok(Some(last))
+    }
+
+    /// A query with a condition for each of several rows.
+    fn query_on_each(
+        &self,
+        text: &'static str,
+        condition: &'static str,
+        rows: usize,
+    ) -> Query<'static, Any, AnyArguments> {
+        let conditions = vec![condition; rows].join(" OR ");
+        let text = self.dialect.expand(text);
+        sqlx::query(AssertSqlSafe(format!("{text} ({conditions})")))
     }
 
     /// The consumers of exactly this subject, by group and client id.

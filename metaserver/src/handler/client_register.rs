@@ -60,9 +60,9 @@ pub(super) fn handle(state: &Arc<State>, request: Request, responder: Responder)
         clientTypeCode: i32::from(question.client_type().code()),
     };
     state.counters.client_registers.get_or_create(&label).inc();
-    if question.request_type == ClientRequestType::Online {
-        state.clients.note(client_row(&question));
-    }
+    let is_online = question.request_type == ClientRequestType::Online;
+    let row = client_row(&question);
+    state.clients.note(row, is_online, Instant::now());
     let route = state.snapshots.route(subject);
     let must_wait = is_assigned(question.client_type()) && state.assigner.is_unsettled(subject)
         || state.lacks_groups(&question, route.as_deref());

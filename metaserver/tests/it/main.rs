@@ -12,6 +12,7 @@ mod broker;
 mod brokers;
 mod client;
 mod conf;
+mod expiry;
 mod hanging;
 mod legacy;
 mod management;
