@@ -172,8 +172,10 @@ impl Drop for MariaDb {
 
 /// Makes the system tables.
 fn install(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(temporary(folder))?;
     let mut install = Command::new("mariadb-install-db");
     install
+        .env("TMPDIR", temporary(folder))
         .args([
             "--no-defaults",
             "--skip-test-db",
@@ -195,6 +197,7 @@ fn run(folder: &Path, port: u16) -> io::Result<Guardian> {
     let arguments = [
         "--no-defaults".to_owned(),
         format!("--datadir={}", data(folder).display()),
+        format!("--tmpdir={}", temporary(folder).display()),
         format!("--init-file={}", folder.join("grant.sql").display()),
         format!("--user={}", user()?),
         format!("--port={port}"),
@@ -232,6 +235,11 @@ fn answers(port: u16) -> bool {
     };
     let mut greeting = [0; 5];
     stream.set_read_timeout(Some(START_MAX)).is_ok() && stream.read_exact(&mut greeting).is_ok()
+}
+
+/// Where it puts temporary tables. Of its own: a server that starts removes those of others.
+fn temporary(folder: &Path) -> PathBuf {
+    folder.join("tmp")
 }
 
 fn data(folder: &Path) -> PathBuf {
