@@ -3,7 +3,7 @@
 # docs/performance.md from what was measured. Nothing else should run on the machine.
 #
 # usage: bench.sh [--quick] [--rounds N] [--seconds S] [--backlog N] [--peer HOST:PORT[=NAME]]...
-#                 [--peer-start COMMAND] [--only CASE]... [--results FILE]
+#                 [--peer-start COMMAND] [--only CASE]... [--results FILE] [--add]
 #
 # --quick     a smoke run: one round of a second each, results in a folder of their own
 # --rounds    how often everything is measured; default 5
@@ -14,6 +14,7 @@
 # --peer-start  runs before each round: (re)starts the peers with empty stores, for want of disk
 # --only      only cases whose names begin like this
 # --results   lines of results; default docs/performance/results.jsonl
+# --add       leaves the results of other cases than those of --only in the file
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$here/base.sh"
 # Each server here has a home and a configuration of its own.
@@ -42,18 +43,20 @@ register_subjects=1000000
 register_groups=10000
 log_bytes=4294967296
 quick=false
+add=false
 results=
 peers=()
 peer_start=
 only=()
 
 usage() {
-    sed -n '/^# usage/,/^# --results/s/^# //p' -- "${BASH_SOURCE[0]}"
+    sed -n '/^# usage/,/^# --add/s/^# //p' -- "${BASH_SOURCE[0]}"
 }
 
 while [[ $# -gt 0 ]]; do
     case $1 in
     --quick) quick=true ;;
+    --add) add=true ;;
     --rounds | --seconds | --backlog | --peer | --peer-start | --only | --results)
         [[ $# -ge 2 ]] || fail "$1 needs a value"
         case $1 in
@@ -254,6 +257,20 @@ machine() {
         "$(fact "$file_system")" "$(date -u +%Y-%m-%d)" "$rounds" "$seconds"
 }
 
+# Drops what is measured now, or everything.
+begin_results() {
+    local line name kept=$work/kept
+    : >"$kept"
+    if $add && [[ -f $results ]]; then
+        while IFS= read -r line; do
+            name=${line#\{\"case\":\"}
+            name=${name%%\"*}
+            if [[ $line == '{"machine"'* ]] || ! wanted "$name"; then printf '%s\n' "$line"; fi
+        done <"$results" >"$kept"
+    fi
+    mv -- "$kept" "$results"
+}
+
 # Adds the report of one run, which may be missing.
 add_result() {
     local name=$1 contender=$2 report=$3
@@ -430,7 +447,8 @@ start_metaserver
 prepare_broker sync
 prepare_broker async
 prepare_delay_server
-machine >"$results"
+begin_results
+machine >>"$results"
 for ((round = 1; round <= rounds; round++)); do one_round; done
 "$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document" --short "$short"
 echo "results: $results"

@@ -1,4 +1,5 @@
-//! The lines that `bin/bench.sh` collects: one with the machine, then one per run.
+//! The lines that `bin/bench.sh` collects: one with the machine, then one per run. What was added
+//! later has a line with the machine of its own.
 //!
 //! ```text
 //! {"machine": {"commit": .., "kernel": .., "cpu": .., ..}}
@@ -53,10 +54,9 @@ impl Results {
             let value: Value =
                 serde_json::from_str(line).with_context(|| format!("line {}", number + 1))?;
             if let Some(machine) = value["machine"].as_object() {
-                let facts = machine
-                    .iter()
-                    .map(|(name, fact)| (name.clone(), fact.as_str().unwrap_or("").to_owned()));
-                results.machine = facts.collect();
+                for (name, fact) in machine {
+                    results.note(name, fact.as_str().unwrap_or(""));
+                }
                 continue;
             }
             let text = |name: &str| {
@@ -70,6 +70,17 @@ impl Results {
             });
         }
         Ok(results)
+    }
+
+    /// Notes a fact; one that changed is shown with both values.
+    fn note(&mut self, name: &str, fact: &str) {
+        let known = self.machine.entry(name.to_owned()).or_default();
+        if known.is_empty() {
+            fact.clone_into(known);
+        } else if known.split("; ").all(|known| known != fact) {
+            known.push_str("; ");
+            known.push_str(fact);
+        }
     }
 
     /// Whether nothing was run.
@@ -160,6 +171,13 @@ mod tests {
         assert_eq!(results.spread("a", "qmq", "/x/y"), Some(expected));
         assert_eq!(results.failures("a", "qmq"), 2);
         assert_eq!(results.spread("b", "qmq", "/x/y"), None);
+    }
+
+    #[test]
+    fn what_was_added_later_says_where() {
+        let both = format!("{LINES}{}", LINES.replace("6.1", "6.2"));
+        let results = Results::parse(&format!("{both}{both}")).unwrap();
+        assert_eq!(results.machine["kernel"], "6.1; 6.2");
     }
 
     #[test]
