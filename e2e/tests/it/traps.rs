@@ -30,6 +30,7 @@ fn every_trap_has_a_test_that_exists_or_a_reason() {
 
 #[test]
 fn notices_what_it_looks_for() {
+    // A text to look through, no test of ours: what is ignored in it must not count.
     let source = "on_each_database! {\n    listed,\n}\n#[test]\n/// Why.\n#[should_panic]\nfn seen() {}\nfn no_test() {}\n\
                   #[tokio::test(start_paused = true)]\nasync fn waits() {}\n\
                   #[test]\n#[ignore = \"slow\"]\nfn never_runs() {}\n";

@@ -10,7 +10,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType::Heartbeat;
 use qmq_protocol::command::client_register::ClientType::{Consumer, DelayProducer, Producer};
 use sqlx::{AnyPool, AssertSqlSafe, Executor, Row};
 
-use crate::node::{Master, Node, PATIENCE, Place, question};
+use crate::node::{G1, Master, Node, PATIENCE, Place, question};
 
 const ORIGINAL: &str = include_str!("../fixtures/original.sql");
 const WITH_EXT: &str = "ALTER TABLE broker_group ADD COLUMN ext TEXT; \
@@ -26,11 +26,6 @@ const TABLES: [&str; 9] = [
     "subject_info",
     "subject_route",
 ];
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_original_database_is_adopted_and_handed_back() {

@@ -18,7 +18,7 @@ use qmq_protocol::{CommandCode, Decode, Encode};
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{Master, Node, PATIENCE, Place, question};
+use crate::node::{G1, Master, Node, PATIENCE, Place, question};
 
 on_each_database! {
     a_broker_learns_who_it_is_and_whom_it_copies_from,
@@ -31,12 +31,6 @@ on_each_database! {
     a_broker_that_moves_to_another_metaserver_stays,
     a_broker_of_ours_registers_and_takes_its_leave,
 }
-
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 
 /// After which a group that does not report is away.
 const SILENCE: Duration = Duration::from_secs(1);

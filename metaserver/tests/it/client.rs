@@ -9,7 +9,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType;
 use qmq_protocol::command::client_register::{ClientRequestType, ClientType};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::node::{Master, Place, ask, question};
+use crate::node::{G1, G2, Master, Place, ask, question};
 
 on_each_database! {
     a_route_appears_once_a_broker_is_online,
@@ -26,16 +26,6 @@ on_each_database! {
     a_restart_keeps_everything,
 }
 
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
-const G2: Master = Master {
-    group: "g2",
-    address: "10.0.0.2:20881",
-    role: BrokerRole::Master,
-};
 const D1: Master = Master {
     group: "d1",
     address: "10.0.0.3:20881",

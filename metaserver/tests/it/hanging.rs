@@ -6,23 +6,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use qmq_metaserver::MetaserverConfig;
-use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::{ClientRegisterResponse, ClientType};
 use qmq_protocol::frame::BODY_BYTES_MAX;
 use qmq_protocol::{CommandCode, Decode, Encode, Frame, Header, split_frame};
 
-use crate::node::{Master, PATIENCE, Place, ask, question};
+use crate::node::{G1, PATIENCE, Place, ask, question};
 
 on_each_database! {
     a_database_that_hangs_holds_up_only_those_who_need_it,
     one_client_more_than_may_wait_is_answered_with_what_is_known,
 }
 
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 /// Clients that may wait for a route at a time.
 const WAITING_CLIENTS_MAX: i32 = 10_000;
 

@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::{BufMut, BytesMut};
+use qmq_model::BrokerState;
 use qmq_model::payload::put_str;
-use qmq_model::{BrokerRole, BrokerState};
 use qmq_protocol::command::client_register::{ClientRegisterResponse, ClientType};
 use qmq_protocol::frame::BODY_BYTES_MAX;
 use qmq_protocol::{CommandCode, Frame, Header, split_frame};
 
-use crate::node::{Master, Node, PATIENCE, Place, question};
+use crate::node::{G1, Node, PATIENCE, Place, question};
 
 on_each_database! {
     a_legacy_producer_is_answered_in_its_layout,
@@ -18,11 +18,6 @@ on_each_database! {
 }
 
 const LEGACY: i16 = 3;
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 
 /// A socket that speaks version 3. Its calls block.
 struct Legacy {

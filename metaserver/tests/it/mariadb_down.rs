@@ -2,18 +2,11 @@
 
 use std::time::Instant;
 
-use qmq_model::BrokerRole;
 use qmq_model::BrokerState::{Read, ReadWrite};
 use qmq_protocol::command::broker_register::BrokerRequestType::Heartbeat;
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Node, PATIENCE, Place, question};
-
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
+use crate::node::{G1, Node, PATIENCE, Place, question};
 
 async fn start(place: &Place) -> Node {
     let node = place.start().await;

@@ -317,6 +317,19 @@ pub(crate) struct Master {
     pub(crate) role: BrokerRole,
 }
 
+/// A group of realtime brokers.
+pub(crate) const G1: Master = Master {
+    group: "g1",
+    address: "10.0.0.1:20881",
+    role: BrokerRole::Master,
+};
+/// Another one.
+pub(crate) const G2: Master = Master {
+    group: "g2",
+    address: "10.0.0.2:20881",
+    role: BrokerRole::Master,
+};
+
 impl Node {
     pub(crate) fn http(&self) -> String {
         format!("http://{}", local(self.running.http_addr()))
@@ -452,6 +465,16 @@ impl Node {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         response.text().await.unwrap()
+    }
+
+    /// A management call about one subject and one broker group.
+    pub(crate) async fn change_route(&self, action: &str, subject: &str, group: &str) -> String {
+        let form = [
+            ("action", action),
+            ("subject", subject),
+            ("brokerGroup", group),
+        ];
+        self.manage(&form).await
     }
 
     /// A management call without a token, ready to send.

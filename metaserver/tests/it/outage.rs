@@ -6,7 +6,7 @@ use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Onlin
 use qmq_protocol::command::client_register::ClientType;
 use sqlx::AssertSqlSafe;
 
-use crate::node::{Master, Place, ask, question};
+use crate::node::{G1, Master, Place, ask, question};
 
 on_each_database! {
     clients_keep_their_groups,
@@ -15,11 +15,6 @@ on_each_database! {
     a_crowd_of_new_subjects_is_served,
 }
 
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 const D1: Master = Master {
     group: "d1",
     address: "10.0.0.2:20881",

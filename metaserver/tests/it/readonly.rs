@@ -1,32 +1,11 @@
 //! Marks that keep producers off a group.
 
-use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Node, Place, question};
+use crate::node::{G1, G2, Place, question};
 
 on_each_database! {
     a_marked_group_is_for_consumers_only_until_the_mark_is_gone,
-}
-
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
-const G2: Master = Master {
-    group: "g2",
-    address: "10.0.0.2:20881",
-    role: BrokerRole::Master,
-};
-
-async fn change(node: &Node, action: &str, subject: &str, group: &str) -> String {
-    let form = [
-        ("action", action),
-        ("subject", subject),
-        ("brokerGroup", group),
-    ];
-    node.manage(&form).await
 }
 
 async fn a_marked_group_is_for_consumers_only_until_the_mark_is_gone(place: Place) {
@@ -39,10 +18,14 @@ async fn a_marked_group_is_for_consumers_only_until_the_mark_is_gone(place: Plac
     );
     node.ask_until(producer, |answer| answer.names() == ["g1", "g2"])
         .await;
-    let mark =
-        async |subject, group| change(&node, "MarkReadonlyBrokerGroup", subject, group).await;
-    let unmark =
-        async |subject, group| change(&node, "UnMarkReadonlyBrokerGroup", subject, group).await;
+    let mark = async |subject, group| {
+        node.change_route("MarkReadonlyBrokerGroup", subject, group)
+            .await
+    };
+    let unmark = async |subject, group| {
+        node.change_route("UnMarkReadonlyBrokerGroup", subject, group)
+            .await
+    };
     let done = "{\"status\":0,\"message\":\"\",\"data\":\"success\"}\n";
     assert_eq!(mark("s", "g1").await, done);
     assert_eq!(mark("s", "g1").await, done, "twice is no error");

@@ -3,7 +3,7 @@
 use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Node, Place, question};
+use crate::node::{G1, G2, Master, Node, Place, question};
 
 on_each_database! {
     groups_and_routes_are_listed_without_an_envelope,
@@ -15,8 +15,6 @@ on_each_database! {
     a_route_never_outgrows_its_column,
 }
 
-const G1: Master = master("g1", "10.0.0.1:20881", BrokerRole::Master);
-const G2: Master = master("g2", "10.0.0.2:20881", BrokerRole::Master);
 const G3: Master = master("g3", "10.0.0.3:20881", BrokerRole::Master);
 const DELAY: Master = master("d1", "10.0.0.4:20881", BrokerRole::DelayMaster);
 
@@ -34,15 +32,6 @@ async fn route(node: &Node, subject: &str, groups: &[&str]) {
     let consumer = question(subject, ClientType::Consumer);
     node.ask_until(consumer, |answer| answer.names() == groups)
         .await;
-}
-
-async fn change(node: &Node, action: &str, subject: &str, group: &str) -> String {
-    let form = [
-        ("action", action),
-        ("subject", subject),
-        ("brokerGroup", group),
-    ];
-    node.manage(&form).await
 }
 
 async fn extend(node: &Node, subject: &str, related: &str, added: &str) -> String {
@@ -138,7 +127,10 @@ async fn a_group_is_added_to_a_route(place: Place) {
     route(&node, "s", &["g1", "g2"]).await;
     node.bring_online(G3).await;
     node.bring_online(DELAY).await;
-    let add = async |subject, group| change(&node, "AddSubjectBrokerGroup", subject, group).await;
+    let add = async |subject, group| {
+        node.change_route("AddSubjectBrokerGroup", subject, group)
+            .await
+    };
     let added = add("s", "g3").await;
     assert!(
         added.starts_with("{\"subject\":\"s\",\"brokerGroups\":["),
@@ -169,7 +161,9 @@ async fn a_removed_group_is_not_put_back(place: Place) {
     node.bring_online(G2).await;
     route(&node, "s", &["g1", "g2"]).await;
     route(&other, "s", &["g1", "g2"]).await;
-    let removed = change(&node, "RemoveSubjectBrokerGroup", "s", "g2").await;
+    let removed = node
+        .change_route("RemoveSubjectBrokerGroup", "s", "g2")
+        .await;
     assert_eq!(removed, EMPTY_MAP);
     // Neither by this metaserver nor by one that has not heard of it yet, and not later either.
     route(&node, "s", &["g1"]).await;
@@ -182,7 +176,7 @@ async fn a_removed_group_is_not_put_back(place: Place) {
     // A third may come, and the operator may take it back.
     node.bring_online(G3).await;
     route(&other, "s", &["g1", "g3"]).await;
-    let added = change(&node, "AddSubjectBrokerGroup", "s", "g2").await;
+    let added = node.change_route("AddSubjectBrokerGroup", "s", "g2").await;
     assert!(added.starts_with("{\"subject\":\"s\","), "{added}");
     route(&other, "s", &["g1", "g2", "g3"]).await;
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM qmq_removed_group")
@@ -210,8 +204,10 @@ async fn what_cannot_be_removed_is_named(place: Place) {
     route(&node, "only.g1", &["g1"]).await;
     node.bring_online(G2).await;
     route(&node, "both", &["g1", "g2"]).await;
-    let remove =
-        async |subject, group| change(&node, "RemoveSubjectBrokerGroup", subject, group).await;
+    let remove = async |subject, group| {
+        node.change_route("RemoveSubjectBrokerGroup", subject, group)
+            .await
+    };
     assert!(remove("", "g1").await.starts_with("{\"status\":-1,"));
     assert!(remove("both", "").await.starts_with("{\"status\":-1,"));
     let unknown = remove("unknown", "g1").await;
@@ -292,11 +288,15 @@ async fn a_route_never_outgrows_its_column(place: Place) {
     let query = sqlx::query(sqlx::AssertSqlSafe(query));
     query.bind(json).execute(&sql).await.unwrap();
     if !place.has_widths() {
-        let added = change(&node, "AddSubjectBrokerGroup", "long", "g2").await;
+        let added = node
+            .change_route("AddSubjectBrokerGroup", "long", "g2")
+            .await;
         assert!(added.starts_with("{\"subject\":\"long\""), "{added}");
         return node.stop().await;
     }
-    let reply = change(&node, "AddSubjectBrokerGroup", "long", "g2").await;
+    let reply = node
+        .change_route("AddSubjectBrokerGroup", "long", "g2")
+        .await;
     assert!(reply.contains("longer than its column"), "{reply}");
     assert!(
         reply.contains("\"subjectRoute\":{\"subject\":\"long\""),

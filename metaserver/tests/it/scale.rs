@@ -1,20 +1,14 @@
 //! More routes than one statement reads.
 
-use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::ClientType;
 use sqlx::AssertSqlSafe;
 
-use crate::node::{Master, Place, question};
+use crate::node::{G1, Place, question};
 
 on_each_database! {
     changes_and_deletions_are_seen_among_many_routes,
 }
 
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 /// A pass over all routes takes four statements.
 const SUBJECTS: usize = 3_500;
 

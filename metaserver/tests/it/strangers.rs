@@ -4,10 +4,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use qmq_model::BrokerRole;
 use qmq_protocol::command::client_register::ClientType;
 
-use crate::node::{Master, Node, PATIENCE, Place, TOKEN, http, question};
+use crate::node::{G1, Node, PATIENCE, Place, TOKEN, http, question};
 
 on_each_database! {
     every_action_is_described_and_protected_as_it_says,
@@ -15,12 +14,6 @@ on_each_database! {
     floods_of_headers_and_bodies_are_refused,
     a_crowd_that_says_nothing_holds_up_nobody,
 }
-
-const G1: Master = Master {
-    group: "g1",
-    address: "10.0.0.1:20881",
-    role: BrokerRole::Master,
-};
 
 async fn description(node: &Node) -> Value {
     let url = format!("{}/openapi.json", node.http());
