@@ -259,13 +259,20 @@ machine() {
 
 # Drops what is measured now, or everything.
 begin_results() {
-    local line name kept=$work/kept
+    local line name machine= kept=$work/kept
     : >"$kept"
     if $add && [[ -f $results ]]; then
         while IFS= read -r line; do
             name=${line#\{\"case\":\"}
             name=${name%%\"*}
-            if [[ $line == '{"machine"'* ]] || ! wanted "$name"; then printf '%s\n' "$line"; fi
+            if [[ $line == '{"machine"'* ]]; then
+                # Told only if something is left of what was measured there.
+                machine=$line
+            elif ! wanted "$name"; then
+                [[ -z $machine ]] || printf '%s\n' "$machine"
+                machine=
+                printf '%s\n' "$line"
+            fi
         done <"$results" >"$kept"
     fi
     mv -- "$kept" "$results"

@@ -137,8 +137,7 @@ impl StoreWriter {
                 checkpoint,
                 controls,
             })) => self.note_checkpoint(&checkpoint, controls),
-            // Threads end when the store does.
-            Some(Err(Error::Stopped)) => Ok(()),
+            // Also of a thread that is gone: without checkpoints the store would only seem to work.
             Some(Err(error)) => put_off(Err(error)),
         }
     }
