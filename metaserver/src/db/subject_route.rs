@@ -50,6 +50,15 @@ impl RouteRow {
     }
 }
 
+/// Some routes of the table, in the order of their subjects.
+#[derive(Clone, Debug)]
+pub struct RoutePage {
+    /// Those that can be read.
+    pub rows: Vec<RouteRow>,
+    /// The last subject that was looked at, to go on behind it; none at the end of the table.
+    pub next: Option<String>,
+}
+
 impl Db {
     /// Up to `rows_max` routes behind the row with this id, by id. A row that cannot be read counts
     /// and has no route.
@@ -85,26 +94,24 @@ impl Db {
         Ok(rows.collect::<sqlx::Result<_>>()?)
     }
 
-    /// The first `limit` routes whose subjects come after `after`, by subject, and the last subject
-    /// that was looked at, to go on with; none at the end of the table.
+    /// The first `limit` routes whose subjects come after `after`, by subject.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn routes_after(
-        &self,
-        after: &str,
-        limit: i64,
-    ) -> DbResult<(Vec<RouteRow>, Option<String>)> {
+    pub async fn routes_after(&self, after: &str, limit: i64) -> DbResult<RoutePage> {
         let query = self.query(
             "SELECT subject_info, broker_group_json, CAST(version AS SIGNED), {ms:update_time} \
              FROM subject_route WHERE subject_info > ? ORDER BY subject_info LIMIT ?",
         );
         let rows = self.scan(query.bind(after.to_owned()).bind(limit)).await?;
-        let last = rows.last().map(|row| row.try_get(0)).transpose()?;
+        let is_full = i64::try_from(rows.len()).is_ok_and(|count| count >= limit);
+        let last = rows.last().filter(|_| is_full);
+        let next = last.map(|row| row.try_get(0)).transpose()?;
         let rows = rows
             .iter()
             .filter_map(|row| RouteRow::read(row).transpose());
-        Ok((rows.collect::<sqlx::Result<_>>()?, last))
+        let rows = rows.collect::<sqlx::Result<_>>()?;
+        Ok(RoutePage { rows, next })
     }
 
     /// The row of one subject; none as well when it cannot be read.

@@ -1,15 +1,23 @@
 //! What the HTTP port answers: JSON and a line end, in an envelope, as it is, or as an error.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use futures_core::Stream;
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::db::DbError;
 
 /// An answer in JSON. Every handled outcome is status 200: tools take any other for a crash.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    json: String,
+    body: Body,
 }
 
 /// The usual form of an answer.
@@ -47,7 +55,17 @@ impl Reply {
     /// Without an envelope.
     pub(crate) fn raw(data: impl Serialize) -> Self {
         let json = serde_json::to_string(&data).expect("our replies are always JSON");
-        Self { json: json + "\n" }
+        Self::of(json + "\n")
+    }
+
+    /// JSON and a line end that come in parts. An error cuts the answer off, so that nobody takes
+    /// what came until then for all of it.
+    pub(crate) fn parts(parts: mpsc::Receiver<Result<String, DbError>>) -> Self {
+        Self::of(Body::from_stream(Parts(parts)))
+    }
+
+    fn of(body: impl Into<Body>) -> Self {
+        Self { body: body.into() }
     }
 
     /// It was not done, as actions say that answer without an envelope.
@@ -68,6 +86,17 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let headers = [(CONTENT_TYPE, "application/json")];
-        (StatusCode::OK, headers, self.json).into_response()
+        (StatusCode::OK, headers, self.body).into_response()
+    }
+}
+
+/// The parts of an answer as they come.
+struct Parts(mpsc::Receiver<Result<String, DbError>>);
+
+impl Stream for Parts {
+    type Item = Result<String, DbError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
     }
 }

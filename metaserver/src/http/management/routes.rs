@@ -156,15 +156,15 @@ impl Call {
     async fn change_all(&self, change: Change<'_>, changed: &mut Changed) -> DbResult<()> {
         let mut after = String::new();
         loop {
-            let (rows, last) = self.state.db.routes_after(&after, PAGE).await?;
-            for row in rows {
+            let page = self.state.db.routes_after(&after, PAGE).await?;
+            for row in page.rows {
                 let outcome = self.change_route(&row.subject, row.route, change).await;
                 if let Err(Refusal::Db(error)) = outcome {
                     return Err(error);
                 }
                 changed.note(&row.subject, outcome);
             }
-            match last {
+            match page.next {
                 Some(last) if !self.state.stop.is_cancelled() => after = last,
                 Some(_) => return Err(DbError::Timeout),
                 None => return Ok(()),
