@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::Rules;
 use crate::db::{Db, DbError, DbResult};
-use crate::routing::{Decision, Route};
+use crate::routing::{Decision, Route, Wanted};
 use crate::snapshot::Snapshots;
 
 /// How often a write may lose against another metaserver before what was read is taken as it is.
@@ -48,9 +48,13 @@ impl Assigner {
     pub fn is_unsettled(&self, subject: &str) -> bool {
         let route = self.snapshots.route(subject);
         let may_write = route.is_none() || self.snapshots.is_healthy();
-        let snapshot = self.snapshots.current();
-        let removed = snapshot.view.removed.get(subject);
-        may_write && self.decide(subject, route.as_deref(), removed) != Decision::Keep
+        let view = &self.snapshots.current().view;
+        // Most questions end here: looking through all groups is not for each of them.
+        if !may_write || view.missing(route.as_deref(), self.rules.group_num_min()) == 0 {
+            return false;
+        }
+        let removed = self.snapshots.removed(subject);
+        self.decide(subject, route.as_deref(), removed.as_deref()) != Decision::Keep
     }
 
     /// Adds groups to the route of a real subject if it needs some and there are some, and returns
@@ -85,11 +89,16 @@ impl Assigner {
         for _ in 0..ROUNDS_MAX {
             // Whoever takes a group away notes that first: with a route that lacks it, the note is
             // there, although this metaserver may not have seen it yet.
-            let removed = match &route {
-                Some(_) => self.db.groups_removed_from(subject).await?,
-                None => Vec::new(),
+            let removed: HashSet<String> = match &route {
+                Some(_) => {
+                    let removed = self.db.groups_removed_from(subject).await?;
+                    removed.into_iter().collect()
+                }
+                None => HashSet::new(),
             };
-            let removed = removed.into_iter().collect();
+            if !removed.is_empty() {
+                self.snapshots.learn_removed(subject, removed.clone());
+            }
             let decision = self.decide(subject, route.as_deref(), Some(&removed));
             let Decision::Add(added) = decision else {
                 break;
@@ -147,11 +156,16 @@ impl Assigner {
         route: Option<&Route>,
         removed: Option<&HashSet<String>>,
     ) -> Decision {
+        let tag = self.snapshots.tag(subject);
+        let wanted = Wanted {
+            subject,
+            tag: tag.as_ref().map(|tag| &***tag),
+            route,
+            removed,
+            group_num_min: self.rules.group_num_min(),
+        };
         let snapshot = self.snapshots.current();
-        let group_num_min = self.rules.group_num_min();
-        snapshot
-            .view
-            .decide(subject, route, removed, group_num_min, &mut rand::rng())
+        snapshot.view.decide(&wanted, &mut rand::rng())
     }
 
     fn learn(&self, subject: &str, route: Route) -> Arc<Route> {

@@ -2,7 +2,7 @@
 //! waits for it, and a database that is away costs nothing but the notes. Those that were silent
 //! for long are dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +28,9 @@ const TOUCH_PERIOD: Duration = Duration::from_secs(3_600);
 const TOUCH_TOGETHER_MAX: usize = 100;
 /// Clients that are dropped by one statement.
 const DROP_TOGETHER_MAX: usize = 100;
+/// Longest time without any metaserver after which silence of clients still counts, 1 day: one is
+/// restarted now and then. Unit: ms.
+const ABSENCE_MS_MAX: i64 = 24 * 3_600 * 1_000;
 /// Length of most columns of the table, in characters.
 const COLUMN_MAX: usize = 100;
 
@@ -136,53 +139,45 @@ impl Clients {
             if !matches!(stop.run_until_cancelled(next).await, Some(1..)) {
                 return;
             }
-            let mut known = Vec::new();
-            for note in &notes {
+            let mut failed = HashSet::new();
+            for note in notes.iter().filter(|note| note.is_new) {
                 if stop.is_cancelled() {
                     return;
                 }
-                if !note.is_new {
-                    known.push(note);
-                    continue;
-                }
-                match db.add_client(&note.client).await {
-                    Ok(true) => {}
-                    Ok(false) => known.push(note),
-                    Err(error) => {
-                        warn!(client = note.client.client_id, %error, "cannot note a client");
-                        self.missed(note.key);
-                    }
+                if let Err(error) = db.add_client(&note.client).await {
+                    warn!(client = note.client.client_id, %error, "cannot note a client");
+                    self.missed(note.key);
+                    failed.insert(note.key);
                 }
             }
-            let rows: Vec<&ClientRow> = known.iter().map(|note| &note.client).collect();
-            if let Err(error) = db.touch_clients(&rows).await {
+            // New ones as well: only those that are noted as heard are ever dropped.
+            let heard = notes.iter().filter(|note| !failed.contains(&note.key));
+            let rows: Vec<&ClientRow> = heard.map(|note| &note.client).collect();
+            if let Err(error) = note_heard(&db, &rows).await {
                 let clients = rows.len();
                 warn!(clients, %error, "cannot note that clients are alive");
-                known.iter().for_each(|note| self.missed(note.key));
+                notes.iter().for_each(|note| self.missed(note.key));
             }
         }
     }
 
-    /// Drops clients that nobody heard of for `silence_max`, in rounds until `stop`. The first comes
-    /// after one `round`: those that are alive have been touched by then. A round is left out when
-    /// somebody could not be touched.
-    pub async fn expire(
-        &self,
-        db: Db,
-        silence_max: Duration,
-        round: Duration,
-        stop: CancellationToken,
-    ) {
-        let silence_ms = i64::try_from(silence_max.as_millis()).unwrap_or(i64::MAX);
-        while stop
-            .run_until_cancelled(tokio::time::sleep(round))
-            .await
-            .is_some()
-        {
+    /// Drops clients that were silent for `silence_max`, in rounds until `stop`. The first comes
+    /// after one `round`: those that are alive have been heard by then. A round is left out when
+    /// somebody who was heard could not be noted.
+    ///
+    /// Only clients that one of our metaservers heard are dropped, and none whose silence began while
+    /// no metaserver of ours was running: meanwhile a Java metaserver may have heard them.
+    pub async fn expire(&self, db: Db, expiry: Expiry, stop: CancellationToken) {
+        let mut absence_ends = expiry.absence_ends_ms;
+        loop {
+            let pause = tokio::time::sleep(expiry.round);
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
             if self.has_missed.swap(false, Ordering::Relaxed) {
                 continue;
             }
-            let dropping = drop_silent(&db, silence_ms);
+            let dropping = drop_silent(&db, expiry.silence_max, &mut absence_ends);
             if let Some(Err(error)) = stop.run_until_cancelled(dropping).await {
                 warn!(%error, "cannot drop silent clients: trying again");
             }
@@ -190,17 +185,71 @@ impl Clients {
     }
 }
 
-async fn drop_silent(db: &Db, silence_ms: i64) -> DbResult<()> {
+/// When clients are dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct Expiry {
+    /// After so long a silence.
+    pub silence_max: Duration,
+    /// How often they are looked for.
+    pub round: Duration,
+    /// Silence that began before this time of the database, ms, does not count: no metaserver of
+    /// ours ran then.
+    pub absence_ends_ms: Option<i64>,
+}
+
+impl Expiry {
+    /// Finds out whether one ran lately. To be called before anybody is heard.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn new(db: &Db, silence_max: Duration, round: Duration) -> DbResult<Self> {
+        let last_ms = db.last_heard_ms().await?;
+        let now_ms = db.now_ms().await?;
+        let has_been_absent = last_ms.is_some_and(|last_ms| now_ms - last_ms > ABSENCE_MS_MAX);
+        if has_been_absent {
+            info!("no metaserver ran for long: silence of clients is counted anew");
+        }
+        Ok(Self {
+            silence_max,
+            round,
+            absence_ends_ms: has_been_absent.then_some(now_ms),
+        })
+    }
+}
+
+async fn note_heard(db: &Db, clients: &[&ClientRow]) -> DbResult<()> {
+    db.note_clients_heard(&db.client_ids(clients).await?).await
+}
+
+async fn drop_silent(
+    db: &Db,
+    silence_max: Duration,
+    absence_ends_ms: &mut Option<i64>,
+) -> DbResult<()> {
+    if let Some(ends_ms) = *absence_ends_ms {
+        let mut last = 0;
+        while let Some((id, ids)) = next_silent(db, ends_ms, last).await? {
+            db.forget_heard_clients(ends_ms, &ids).await?;
+            last = id;
+        }
+        *absence_ends_ms = None;
+    }
+    db.note_metaserver_heard().await?;
+    let silence_ms = i64::try_from(silence_max.as_millis()).unwrap_or(i64::MAX);
     let since_ms = db.now_ms().await?.saturating_sub(silence_ms);
     let mut last = 0;
-    while let Some(id) = db
-        .drop_silent_clients(since_ms, last, DROP_TOGETHER_MAX)
-        .await?
-    {
+    while let Some((id, ids)) = next_silent(db, since_ms, last).await? {
+        db.drop_silent_clients(since_ms, &ids).await?;
         last = id;
         info!(last, "clients that were silent for long are dropped");
     }
     Ok(())
+}
+
+/// The next clients that were not heard since `since_ms`, and the id of the last of them.
+async fn next_silent(db: &Db, since_ms: i64, last: i64) -> DbResult<Option<(i64, Vec<i64>)>> {
+    let ids = db.silent_clients(since_ms, last, DROP_TOGETHER_MAX).await?;
+    Ok(ids.last().copied().map(|last| (last, ids)))
 }
 
 /// Whether every column can hold its value. Nothing is cut: what does not fit is not noted.

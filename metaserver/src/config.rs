@@ -43,8 +43,8 @@ pub struct MetaserverConfig {
     /// `first.route.wait.ms`: how long a client is kept waiting while no group is there for it.
     /// The Java client asks again only after 60 s. Unit: ms. Default: 2000.
     pub first_route_wait: Duration,
-    /// `client.expire.days`: silence after which a client is no longer listed; 0, here none, lists
-    /// it for ever. Default: 30 days.
+    /// `client.expire.days`: silence after which a client that was heard is no longer listed; 0,
+    /// here none, lists it for ever. Default: 30 days.
     pub client_silence_max: Option<Duration>,
     /// How often such clients are looked for, first after so long. No key: 1 hour.
     pub client_expiry_round: Duration,

@@ -12,6 +12,7 @@ pub mod client_meta_info;
 pub mod client_offline_state;
 pub mod datasource_config;
 mod dialect;
+pub mod heard_client;
 mod lease;
 mod migration;
 pub mod readonly_setting;
@@ -190,6 +191,26 @@ impl Db {
     /// differ.
     fn query(&self, text: &'static str) -> Query<'static, Any, AnyArguments> {
         sqlx::query(AssertSqlSafe(self.dialect.expand(text)))
+    }
+
+    /// A query that ends with something for each of several rows.
+    fn query_on_each(
+        &self,
+        text: &'static str,
+        each: &'static str,
+        separator: &'static str,
+        rows: usize,
+    ) -> Query<'static, Any, AnyArguments> {
+        let text = self.dialect.expand(text);
+        let all = vec![self.dialect.expand(each); rows].join(separator);
+        sqlx::query(AssertSqlSafe(text + &all))
+    }
+
+    /// A query that ends with `IN` and the values of a column in several rows.
+    fn query_in(&self, text: &'static str, values: usize) -> Query<'static, Any, AnyArguments> {
+        let places = vec!["?"; values].join(", ");
+        let text = self.dialect.expand(text);
+        sqlx::query(AssertSqlSafe(format!("{text} IN ({places})")))
     }
 
     /// Whether the last statement was answered, be it with an error.

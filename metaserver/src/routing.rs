@@ -8,6 +8,7 @@
 //! themselves. (The reference also assigns groups that are readonly, or cannot be written.)
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use qmq_model::BrokerState;
 use qmq_protocol::command::client_register::ClientType;
@@ -33,17 +34,13 @@ pub struct Route {
     pub version: i64,
 }
 
-/// What is known about groups and subjects at one moment.
+/// What is known about groups at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// All groups by name.
-    pub groups: BTreeMap<String, GroupRow>,
-    /// Tags of the subjects that have one.
-    pub tags: HashMap<String, String>,
+    pub groups: Arc<BTreeMap<String, GroupRow>>,
     /// Readonly marks: subject or [`ANY`] to groups.
     pub readonly: HashMap<String, HashSet<String>>,
-    /// Groups that an operator took from the route of a subject: they are not put back.
-    pub removed: HashMap<String, HashSet<String>>,
     /// Characters that the list of groups of a subject may have as JSON; without, any number.
     pub route_json_max: Option<usize>,
 }
@@ -57,34 +54,48 @@ pub enum Decision {
     Add(Vec<String>),
 }
 
+/// A real subject and what it shall have.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its name.
+    pub subject: &'a str,
+    /// Its tag, if it has one.
+    pub tag: Option<&'a str>,
+    /// The groups it has.
+    pub route: Option<&'a Route>,
+    /// Groups that an operator took from its route: they are not put back.
+    pub removed: Option<&'a HashSet<String>>,
+    /// Groups it shall have.
+    pub group_num_min: usize,
+}
+
 impl View {
-    /// What is to be done so that `subject` has `group_num_min` groups, of which none is in
-    /// `removed`.
-    pub fn decide(
-        &self,
-        subject: &str,
-        route: Option<&Route>,
-        removed: Option<&HashSet<String>>,
-        group_num_min: usize,
-        random: &mut impl Rng,
-    ) -> Decision {
+    /// How many groups a route lacks. Groups nobody knows count, as they do for the Java
+    /// metaserver, so that the two do not outbid each other; unless there is no other.
+    #[must_use]
+    pub fn missing(&self, route: Option<&Route>, group_num_min: usize) -> usize {
         let assigned = route.map_or(&[][..], |route| &route.groups);
-        // Groups nobody knows count, as they do for the Java metaserver, so that the two do not
-        // outbid each other; unless there is no other.
         let is_known = |name: &String| self.normal(name).is_some();
         let count = if assigned.iter().any(is_known) {
             assigned.len()
         } else {
             0
         };
-        let missing = group_num_min.saturating_sub(count);
-        // Most questions end here: looking through all groups is not for each of them.
+        group_num_min.saturating_sub(count)
+    }
+
+    /// What is to be done so that a subject has the groups it shall have.
+    pub fn decide(&self, wanted: &Wanted<'_>, random: &mut impl Rng) -> Decision {
+        let missing = self.missing(wanted.route, wanted.group_num_min);
         if missing == 0 {
             return Decision::Keep;
         }
-        let mut idle = self.available(subject);
+        let assigned = wanted.route.map_or(&[][..], |route| &route.groups);
+        let mut idle = self.available(wanted.subject, wanted.tag.unwrap_or_default());
         idle.retain(|name| {
-            let is_removed = removed.is_some_and(|removed| removed.contains(*name));
+            let is_removed = wanted
+                .removed
+                .is_some_and(|removed| removed.contains(*name));
             !is_removed && !assigned.iter().any(|assigned| assigned == name)
         });
         idle.shuffle(random);
@@ -107,13 +118,12 @@ impl View {
 
     /// The groups a new subject may be given: those with its tag or, if no group has its tag, those
     /// with the default tag; only such as take messages.
-    fn available(&self, subject: &str) -> Vec<&str> {
+    fn available(&self, subject: &str, tag: &str) -> Vec<&str> {
         let normal = || {
             self.groups
                 .values()
                 .filter(|group| group.kind == GroupKind::Normal)
         };
-        let tag = self.tags.get(subject).map_or("", |tag| tag.as_str());
         let has_tag = |group: &GroupRow| !is_default(tag) && group.tag == tag;
         let tag_is_used = normal().any(has_tag);
         let is_candidate = |group: &&GroupRow| {

@@ -4,10 +4,13 @@
 //! there is; a read that succeeds replaces it, also when it finds nothing. One row that cannot be
 //! understood is skipped, never the whole table.
 //!
-//! Routes are many. Each refresh reads those that changed, and goes on with a slow pass over all of
-//! them, which also sees what was deleted.
+//! Routes, tags and groups may be many: a refresh reads those that changed, and goes on with a slow
+//! pass over all of them (`follow.rs`). Readonly marks and switches of consumers are set by hand,
+//! are few, have no time of change, and must be seen to be gone at once: they are read whole.
 
-mod route_table;
+mod follow;
+mod subject_table;
+mod tables;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use qmq_daemon::admin::Readiness;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -25,23 +28,17 @@ use crate::db::client_offline_state::OfflineRow;
 use crate::db::{Db, DbResult};
 use crate::routing::{ANY, Route, View};
 
-use route_table::RouteTable;
+use follow::{Effort, Followed};
+use subject_table::SubjectTable;
+use tables::GroupTable;
 
 /// Longest wait for a refresh that makes a change visible.
 const REFRESH_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Routes read by one statement of the pass over all of them. Fewer routes are read anew each time.
-const STRETCH_ROWS: usize = 1_000;
-/// Statements of that pass within one refresh. A million routes are passed in two minutes.
-const STRETCHES_MAX: usize = 40;
-/// How far back a look for changes goes beyond the last one: a statement is seen later than the
-/// time it writes down, and that time may be a whole second.
-const CHANGE_OVERLAP_MS: i64 = 10_000;
-
-/// All but the routes, as read at one moment.
+/// What is not known by subject, as read at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Groups, tags and readonly marks.
+    /// Groups and readonly marks.
     pub view: View,
     /// Clock of the database when this was read, ms. Never goes back.
     pub time_ms: i64,
@@ -67,19 +64,6 @@ impl Snapshot {
             .or_else(|| switch(client_id, ANY, ANY))
             .unwrap_or(false)
     }
-}
-
-/// How far reading has come.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Clock of the database at the last refresh, ms.
-    refreshed_ms: i64,
-    /// Number of the query with which the pass over all routes began.
-    pass: u64,
-    /// The last row of the pass.
-    row: i64,
-    /// The last pass took more than one statement.
-    is_long: bool,
 }
 
 /// Who is told that the database is away.
@@ -114,8 +98,10 @@ impl Alarm {
 pub struct Snapshots {
     db: Db,
     current: watch::Sender<Arc<Snapshot>>,
-    routes: RouteTable,
-    progress: Mutex<Progress>,
+    routes: Followed<SubjectTable<Route>>,
+    tags: Followed<SubjectTable<Box<str>>>,
+    removed: Followed<SubjectTable<HashSet<String>>>,
+    groups: Followed<GroupTable>,
     /// Refreshes that have begun.
     refreshes: AtomicU64,
     healthy: AtomicBool,
@@ -131,17 +117,19 @@ impl Snapshots {
         let snapshots = Self {
             db,
             current: watch::Sender::default(),
-            routes: RouteTable::default(),
-            progress: Mutex::default(),
+            routes: Followed::default(),
+            tags: Followed::default(),
+            removed: Followed::default(),
+            groups: Followed::default(),
             refreshes: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             wanted: Notify::new(),
         };
-        snapshots.refresh(usize::MAX).await?;
+        snapshots.refresh(Effort::Whole).await?;
         Ok(snapshots)
     }
 
-    /// Everything but the routes.
+    /// What is not known by subject.
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current.borrow())
@@ -156,18 +144,35 @@ impl Snapshots {
     /// The route of a real subject.
     #[must_use]
     pub fn route(&self, subject: &str) -> Option<Arc<Route>> {
-        self.routes.get(subject)
+        self.routes.table().get(subject)
+    }
+
+    /// The tag of a real subject that has one.
+    #[must_use]
+    pub fn tag(&self, subject: &str) -> Option<Arc<Box<str>>> {
+        self.tags.table().get(subject)
+    }
+
+    /// Groups that an operator took from the route of a real subject, as far as is known here.
+    #[must_use]
+    pub fn removed(&self, subject: &str) -> Option<Arc<HashSet<String>>> {
+        self.removed.table().get(subject)
+    }
+
+    /// Takes over the groups that were taken from a route, as just read.
+    pub fn learn_removed(&self, subject: &str, groups: HashSet<String>) {
+        self.removed.table().learn(subject, subject, groups);
     }
 
     /// Takes over a route that was just read or written; an older version changes nothing.
     pub fn learn(&self, subject: &str, route: Route) {
-        self.routes.learn(subject, subject, route);
+        self.routes.table().learn(subject, subject, route);
     }
 
     /// The same for a route whose row has the name `stored`: where a database ignores case, that of
     /// a subject may be another's.
     pub fn learn_stored(&self, subject: &str, stored: &str, route: Route) {
-        self.routes.learn(subject, stored, route);
+        self.routes.table().learn(subject, stored, route);
     }
 
     /// Whether the last refresh succeeded and the database answers. While it does not, nothing that
@@ -196,12 +201,12 @@ impl Snapshots {
     /// Refreshes every `period` and when asked to, until `stop`.
     pub async fn keep_fresh(&self, period: Duration, alarm: Alarm, stop: CancellationToken) {
         loop {
-            let stretches_max = tokio::select! {
+            let effort = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.wanted.notified() => 1,
-                () = tokio::time::sleep(period) => STRETCHES_MAX,
+                () = self.wanted.notified() => Effort::Least,
+                () = tokio::time::sleep(period) => Effort::Regular,
             };
-            match self.refresh(stretches_max).await {
+            match self.refresh(effort).await {
                 Ok(()) => {
                     alarm.clear();
                     if !self.healthy.swap(true, Ordering::Relaxed) {
@@ -217,77 +222,27 @@ impl Snapshots {
         }
     }
 
-    async fn refresh(&self, stretches_max: usize) -> DbResult<()> {
+    async fn refresh(&self, effort: Effort) -> DbResult<()> {
         let began = self.refreshes.fetch_add(1, Ordering::SeqCst) + 1;
-        let clock_ms = self.db.now_ms().await?;
+        let (db, clock_ms) = (&self.db, self.db.now_ms().await?);
+        self.groups.refresh(db, clock_ms, effort).await?;
+        self.tags.refresh(db, clock_ms, effort).await?;
+        self.removed.refresh(db, clock_ms, effort).await?;
         let snapshot = self.read(began, clock_ms).await?;
-        self.read_routes(clock_ms, stretches_max).await?;
+        self.routes.refresh(db, clock_ms, effort).await?;
         self.current.send_replace(Arc::new(snapshot));
         Ok(())
     }
 
-    /// Reads the routes that changed, and a few stretches of all of them.
-    async fn read_routes(&self, clock_ms: i64, stretches_max: usize) -> DbResult<()> {
-        let mut progress = self.progress.lock().await;
-        if progress.is_long || progress.row != 0 {
-            let since_ms = progress.refreshed_ms.min(clock_ms) - CHANGE_OVERLAP_MS;
-            let query = self.routes.begin_query();
-            for (subject, route) in self.db.routes_changed_since(since_ms).await? {
-                self.routes.take(&subject, route, query);
-            }
-        }
-        progress.refreshed_ms = clock_ms;
-        for _ in 0..stretches_max {
-            if self.pass_stretch(&mut progress).await? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the next stretch of all routes; `true` when it was the last of a pass.
-    async fn pass_stretch(&self, progress: &mut Progress) -> DbResult<bool> {
-        let query = self.routes.begin_query();
-        if progress.row == 0 {
-            progress.pass = query;
-        }
-        let rows = self
-            .db
-            .routes_behind_row(progress.row, STRETCH_ROWS)
-            .await?;
-        let is_last = rows.len() < STRETCH_ROWS;
-        let is_first = progress.row == 0;
-        progress.row = rows.last().map_or(0, |(id, _)| *id);
-        for (subject, route) in rows.into_iter().filter_map(|(_, row)| row) {
-            self.routes.take(&subject, route, query);
-        }
-        if is_last {
-            self.routes.sweep(progress.pass).await;
-            progress.row = 0;
-            progress.is_long = !is_first;
-        }
-        Ok(is_last)
-    }
-
+    /// Reads the small tables.
     async fn read(&self, refresh: u64, clock_ms: i64) -> DbResult<Snapshot> {
-        let groups = self.db.groups().await?;
-        let tags = self.db.subject_tags().await?;
         let mut readonly: HashMap<_, HashSet<_>> = HashMap::new();
         for (subject, group) in self.db.readonly_marks().await? {
             readonly.entry(subject).or_default().insert(group);
         }
-        let mut removed: HashMap<_, HashSet<_>> = HashMap::new();
-        for (subject, group) in self.db.removed_groups().await? {
-            removed.entry(subject).or_default().insert(group);
-        }
         let view = View {
-            groups: groups
-                .into_iter()
-                .map(|group| (group.name.clone(), group))
-                .collect(),
-            tags: tags.into_iter().collect(),
+            groups: self.groups.table().rows(),
             readonly,
-            removed,
             route_json_max: Some(self.db.widths().route_json),
         };
         let time_ms = clock_ms.max(self.current.borrow().time_ms);

@@ -23,9 +23,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::assign::Assigner;
-use crate::clients::Clients;
+use crate::clients::{Clients, Expiry};
 use crate::config::{MetaserverConfig, Rules};
-use crate::db::Db;
+use crate::db::{Db, DbResult};
 use crate::handler::Handler;
 use crate::http;
 use crate::liveness::Liveness;
@@ -70,6 +70,7 @@ pub async fn start(
 ) -> Result<RunningMetaserver, StartError> {
     let db = open(&config).await?;
     let snapshots = Snapshots::load(db.clone()).await.map_err(store_failed)?;
+    let expiry = expiry(&config, &db).await.map_err(store_failed)?;
     let tcp = bind(&config).await?;
     let tcp_addr = tcp.local_addr();
     let metrics = Metrics::new("metaserver", env!("CARGO_PKG_VERSION"));
@@ -87,6 +88,7 @@ pub async fn start(
         background,
         switches: settings.map_file(LOG_SWITCHES),
         readiness: Readiness::default(),
+        expiry,
     };
     let state = parts.state(&config, tcp_addr.port(), &stop);
     let router = http::router(Arc::clone(&state), metrics, parts.readiness.clone());
@@ -121,6 +123,14 @@ async fn open(config: &MetaserverConfig) -> Result<Db, StartError> {
     let db = Db::open(&config.database, config.database_connections).await;
     let db = db.with_context(|| format!("cannot open {}", config.database));
     db.map_err(store_failed)
+}
+
+async fn expiry(config: &MetaserverConfig, db: &Db) -> DbResult<Option<Expiry>> {
+    let Some(silence_max) = config.client_silence_max else {
+        return Ok(None);
+    };
+    let expiry = Expiry::new(db, silence_max, config.client_expiry_round).await?;
+    Ok(Some(expiry))
 }
 
 fn store_failed(error: impl Into<anyhow::Error>) -> StartError {
@@ -176,6 +186,7 @@ struct Parts {
     background: CancellationToken,
     switches: MapFile,
     readiness: Readiness,
+    expiry: Option<Expiry>,
 }
 
 impl Parts {
@@ -196,10 +207,10 @@ impl Parts {
         let (db, stop) = (self.db.clone(), self.background.clone());
         let writer = Arc::clone(&clients);
         self.spawn(async move { writer.write_down(db, waiting, stop).await });
-        if let Some(silence_max) = config.client_silence_max {
+        if let Some(expiry) = self.expiry {
             let (db, stop) = (self.db.clone(), self.background.clone());
-            let (clients, round) = (Arc::clone(&clients), config.client_expiry_round);
-            self.spawn(async move { clients.expire(db, silence_max, round, stop).await });
+            let clients = Arc::clone(&clients);
+            self.spawn(async move { clients.expire(db, expiry, stop).await });
         }
         let (watch, stop) = (Arc::clone(&liveness), self.background.clone());
         self.spawn(async move { watch.run(stop).await });

@@ -77,12 +77,44 @@ impl GroupRow {
 }
 
 impl Db {
-    /// All groups, by name.
+    /// Up to `rows_max` groups behind the row with this id, by id. A row that cannot be read counts
+    /// and has no group.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn groups(&self) -> DbResult<Vec<GroupRow>> {
-        self.groups_after("", i64::MAX).await
+    pub async fn groups_behind_row(
+        &self,
+        id: i64,
+        rows_max: usize,
+    ) -> DbResult<Vec<(i64, Option<GroupRow>)>> {
+        let query = self.query(
+            "SELECT group_name, CAST(kind AS SIGNED), master_address, \
+             CAST(broker_state AS SIGNED), tag, {ms:update_time}, CAST(id AS SIGNED) \
+             FROM broker_group WHERE id > ? ORDER BY id LIMIT ?",
+        );
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let rows = self.scan(query.bind(id).bind(rows_max)).await?;
+        let rows = rows
+            .iter()
+            .map(|row| Ok((row.try_get(6)?, GroupRow::read(row)?)));
+        Ok(rows.collect::<sqlx::Result<_>>()?)
+    }
+
+    /// The groups written at `since_ms` or later, by the clock of the database.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn groups_changed_since(&self, since_ms: i64) -> DbResult<Vec<GroupRow>> {
+        let query = self.query(
+            "SELECT group_name, CAST(kind AS SIGNED), master_address, \
+             CAST(broker_state AS SIGNED), tag, {ms:update_time} FROM broker_group \
+             WHERE update_time >= {time_of_ms}",
+        );
+        let rows = self.scan(query.bind(since_ms.max(0))).await?;
+        let rows = rows
+            .iter()
+            .filter_map(|row| GroupRow::read(row).transpose());
+        Ok(rows.collect::<sqlx::Result<_>>()?)
     }
 
     /// The first `limit` groups whose names come after `after`, by name.

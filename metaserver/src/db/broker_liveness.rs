@@ -2,9 +2,13 @@
 
 use std::collections::HashSet;
 
-use sqlx::Row;
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
+use sqlx::{Any, Row};
 
 use super::{Db, DbResult};
+
+type Bound = Query<'static, Any, AnyArguments>;
 
 impl Db {
     /// Notes that a group was heard now, by the clock of the database.
@@ -20,6 +24,24 @@ impl Db {
         );
         if !self.insert(query.bind(group.to_owned())).await? {
             self.touch(group).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes the same of several groups, a few hundred at most.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_all_heard(&self, groups: &[&str]) -> DbResult<()> {
+        let update = "UPDATE qmq_broker_liveness SET last_seen_ms = {now_ms} WHERE group_name";
+        let query = self.query_in(update, groups.len());
+        let bind = |query: Bound, group: &&str| query.bind((*group).to_owned());
+        let touched = self.execute(groups.iter().fold(query, bind)).await?;
+        // One that was never heard has no row yet.
+        if usize::try_from(touched) != Ok(groups.len()) {
+            for group in groups {
+                self.note_heard(group).await?;
+            }
         }
         Ok(())
     }

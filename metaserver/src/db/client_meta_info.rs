@@ -1,8 +1,6 @@
-//! Table `client_meta_info`: the clients that came online, and when they were last heard of.
+//! Table `client_meta_info`: the clients that came online.
 
-use sqlx::any::AnyArguments;
-use sqlx::query::Query;
-use sqlx::{Any, AssertSqlSafe, Row};
+use sqlx::Row;
 
 use super::{Db, DbResult};
 
@@ -46,19 +44,18 @@ impl Db {
         self.insert(query).await
     }
 
-    /// Notes that these clients are alive, those that have a row. One statement: a few hundred at
-    /// most.
+    /// The ids of the rows of these clients, those that have one. A few hundred at most.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn touch_clients(&self, clients: &[&ClientRow]) -> DbResult<()> {
+    pub async fn client_ids(&self, clients: &[&ClientRow]) -> DbResult<Vec<i64>> {
         if clients.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let client =
-            "subject_info = ? AND client_type = ? AND consumer_group = ? AND client_id = ?";
-        let update = "UPDATE client_meta_info SET update_time = {now} WHERE";
-        let mut query = self.query_on_each(update, client, clients.len());
+            "(subject_info = ? AND client_type = ? AND consumer_group = ? AND client_id = ?)";
+        let select = "SELECT CAST(id AS SIGNED) FROM client_meta_info WHERE ";
+        let mut query = self.query_on_each(select, client, " OR ", clients.len());
         for client in clients {
             query = query
                 .bind(client.subject.clone())
@@ -66,51 +63,9 @@ impl Db {
                 .bind(client.consumer_group.clone())
                 .bind(client.client_id.clone());
         }
-        self.execute(query).await.map(drop)
-    }
-
-    /// Deletes up to `rows_max` clients, a few hundred at most, that were not heard of since
-    /// `since_ms` by the clock of the database, from those behind the row with this id. Returns the
-    /// id of the last; none when there are no more.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn drop_silent_clients(
-        &self,
-        since_ms: i64,
-        id: i64,
-        rows_max: usize,
-    ) -> DbResult<Option<i64>> {
-        let query = self.query(
-            "SELECT CAST(id AS SIGNED) FROM client_meta_info \
-             WHERE update_time < {time_of_ms} AND id > ? ORDER BY id LIMIT ?",
-        );
-        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
-        let rows = self.scan(query.bind(since_ms).bind(id).bind(rows_max));
-        let ids = rows.await?;
-        let ids = ids.iter().map(|row| row.try_get(0));
-        let ids = ids.collect::<sqlx::Result<Vec<i64>>>()?;
-        let Some(&last) = ids.last() else {
-            return Ok(None);
-        };
-        // One that was touched in between stays.
-        let delete = "DELETE FROM client_meta_info WHERE update_time < {time_of_ms} AND";
-        let query = self.query_on_each(delete, "id = ?", ids.len());
-        let query = ids.into_iter().fold(query.bind(since_ms), Query::bind);
-        self.execute(query).await?;
-        Ok(Some(last))
-    }
-
-    /// A query with a condition for each of several rows.
-    fn query_on_each(
-        &self,
-        text: &'static str,
-        condition: &'static str,
-        rows: usize,
-    ) -> Query<'static, Any, AnyArguments> {
-        let conditions = vec![condition; rows].join(" OR ");
-        let text = self.dialect.expand(text);
-        sqlx::query(AssertSqlSafe(format!("{text} ({conditions})")))
+        let rows = self.fetch_all(query).await?;
+        let ids = rows.iter().map(|row| row.try_get(0));
+        Ok(ids.collect::<sqlx::Result<_>>()?)
     }
 
     /// The consumers of exactly this subject, by group and client id.

@@ -68,6 +68,16 @@ pub(super) static SQLITE: Dialect = Dialect {
             name: "indexes",
             text: include_str!("../../../sql/sqlite/0003_indexes.sql"),
         },
+        Migration {
+            number: 4,
+            name: "changes",
+            text: include_str!("../../../sql/sqlite/0004_changes.sql"),
+        },
+        Migration {
+            number: 5,
+            name: "heard clients",
+            text: include_str!("../../../sql/sqlite/0005_heard_clients.sql"),
+        },
     ],
 };
 
@@ -111,6 +121,16 @@ pub(super) static MYSQL: Dialect = Dialect {
             number: 3,
             name: "indexes",
             text: include_str!("../../../sql/mysql/0003_indexes.sql"),
+        },
+        Migration {
+            number: 4,
+            name: "changes",
+            text: include_str!("../../../sql/mysql/0004_changes.sql"),
+        },
+        Migration {
+            number: 5,
+            name: "heard clients",
+            text: include_str!("../../../sql/mysql/0005_heard_clients.sql"),
         },
     ],
 };

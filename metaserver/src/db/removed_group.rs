@@ -5,13 +5,22 @@ use sqlx::Row;
 use super::{Db, DbResult};
 
 impl Db {
-    /// All of them, as subject and group.
+    /// The first `rows_max`, as subject and group, of the subjects after `subject`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn removed_groups(&self) -> DbResult<Vec<(String, String)>> {
-        let query = self.query("SELECT subject, group_name FROM qmq_removed_group");
-        let rows = self.scan(query).await?;
+    pub async fn removed_groups_after(
+        &self,
+        subject: &str,
+        rows_max: usize,
+    ) -> DbResult<Vec<(String, String)>> {
+        let query = self.query(
+            "SELECT subject, group_name FROM qmq_removed_group WHERE subject > ? \
+             ORDER BY subject, group_name LIMIT ?",
+        );
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let rows = self.scan(query.bind(subject.to_owned()).bind(rows_max));
+        let rows = rows.await?;
         let rows = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));

@@ -26,18 +26,26 @@ fn group(name: &str, kind: GroupKind, state: BrokerState, tag: &str) -> GroupRow
 }
 
 fn view(groups: impl IntoIterator<Item = GroupRow>) -> View {
-    let groups = groups
-        .into_iter()
-        .map(|group| (group.name.clone(), group))
-        .collect();
+    let groups = groups.into_iter().map(|group| (group.name.clone(), group));
     View {
-        groups,
+        groups: Arc::new(groups.collect()),
         ..View::default()
     }
 }
 
 fn normal(name: &str, state: BrokerState) -> GroupRow {
     group(name, GroupKind::Normal, state, "")
+}
+
+/// A subject without a tag, from which nothing was removed.
+fn wanted<'a>(subject: &'a str, route: Option<&'a Route>, group_num_min: usize) -> Wanted<'a> {
+    Wanted {
+        subject,
+        tag: None,
+        route,
+        removed: None,
+        group_num_min,
+    }
 }
 
 fn random() -> SmallRng {
@@ -58,19 +66,19 @@ fn route(groups: &[&str]) -> Route {
 #[test]
 fn a_subject_with_a_tag_never_falls_back_while_its_groups_exist() {
     let tagged = group("t", GroupKind::Normal, BrokerState::Away, "pay");
-    let mut view = view([tagged, normal("common", BrokerState::ReadWrite)]);
-    view.tags.insert("order".into(), "pay".into());
-    view.tags.insert("other".into(), "unused".into());
-    assert_eq!(
-        view.decide("order", None, None, 2, &mut random()),
-        Decision::Keep
-    );
+    let view = view([tagged, normal("common", BrokerState::ReadWrite)]);
+    let decide = |tag| {
+        let wanted = Wanted {
+            tag,
+            ..wanted("order", None, 2)
+        };
+        view.decide(&wanted, &mut random())
+    };
+    assert_eq!(decide(Some("pay")), Decision::Keep);
     let common = Decision::Add(vec!["common".into()]);
-    assert_eq!(view.decide("other", None, None, 2, &mut random()), common);
-    assert_eq!(
-        view.decide("untagged", None, None, 2, &mut random()),
-        common
-    );
+    assert_eq!(decide(Some("unused")), common);
+    assert_eq!(decide(Some("")), common);
+    assert_eq!(decide(None), common);
 }
 
 #[test]
@@ -87,18 +95,18 @@ fn groups_that_take_no_messages_are_not_assigned() {
     view.readonly
         .insert(ANY.into(), ["marked_for_all".into()].into());
     assert_eq!(
-        view.decide("s", None, None, 9, &mut random()),
+        view.decide(&wanted("s", None, 9), &mut random()),
         Decision::Keep
     );
     let other = Decision::Add(vec!["marked".into()]);
-    assert_eq!(view.decide("other", None, None, 9, &mut random()), other);
+    assert_eq!(view.decide(&wanted("other", None, 9), &mut random()), other);
 }
 
 #[test]
 fn a_single_group_is_served_without_asking_for_more() {
     let view = view([normal("a", BrokerState::ReadWrite)]);
     assert_eq!(
-        view.decide("s", Some(&route(&["a"])), None, 2, &mut random()),
+        view.decide(&wanted("s", Some(&route(&["a"])), 2), &mut random()),
         Decision::Keep
     );
 }
@@ -108,7 +116,10 @@ fn a_route_of_unknown_groups_gets_new_ones() {
     let view = view([normal("a", BrokerState::ReadWrite)]);
     let add = Decision::Add(vec!["a".into()]);
     assert_eq!(
-        view.decide("s", Some(&route(&["gone", "lost"])), None, 2, &mut random()),
+        view.decide(
+            &wanted("s", Some(&route(&["gone", "lost"])), 2),
+            &mut random()
+        ),
         add
     );
     // One that is known and one that is not count as two, as for the Java metaserver.
@@ -117,7 +128,7 @@ fn a_route_of_unknown_groups_gets_new_ones() {
         normal("b", BrokerState::ReadWrite),
     ]);
     assert_eq!(
-        view.decide("s", Some(&route(&["a", "gone"])), None, 2, &mut random()),
+        view.decide(&wanted("s", Some(&route(&["a", "gone"])), 2), &mut random()),
         Decision::Keep
     );
 }
@@ -126,7 +137,7 @@ fn a_route_of_unknown_groups_gets_new_ones() {
 fn a_list_grows_no_longer_than_its_column() {
     let names = ["first", "second", "third"];
     let mut view = view(names.map(|name| normal(name, BrokerState::ReadWrite)));
-    let decide = |view: &View| view.decide("s", Some(&route(&["x"])), None, 9, &mut random());
+    let decide = |view: &View| view.decide(&wanted("s", Some(&route(&["x"])), 9), &mut random());
     let added = |decision: Decision| match decision {
         Decision::Add(added) => added.len(),
         Decision::Keep => 0,
@@ -166,15 +177,12 @@ fn any_view() -> impl Strategy<Value = View> {
     let row = (kind, 0..4_usize, tag);
     let groups = proptest::collection::btree_map("[a-h]", row, 0..8);
     let marks = proptest::collection::vec(("[s*]", "[a-h]"), 0..4);
-    (groups, marks, any::<bool>()).prop_map(|(groups, marks, has_tag)| {
+    (groups, marks).prop_map(|(groups, marks)| {
         let rows = groups.into_iter();
         let mut view =
             view(rows.map(|(name, (kind, state, tag))| group(&name, kind, STATES[state], tag)));
         for (subject, name) in marks {
             view.readonly.entry(subject).or_default().insert(name);
-        }
-        if has_tag {
-            view.tags.insert("s".into(), "pay".into());
         }
         view
     })
@@ -189,10 +197,15 @@ proptest! {
     #[test]
     fn adds_only_what_is_open_new_and_needed(
         view in any_view(), route in any_route(), min in 1..4_usize, seed: u64,
-        removed in proptest::collection::hash_set("[a-h]", 0..4),
+        removed in proptest::collection::hash_set("[a-h]", 0..4), has_tag: bool,
     ) {
         let mut random = SmallRng::seed_from_u64(seed);
-        let Decision::Add(added) = view.decide("s", route.as_ref(), Some(&removed), min, &mut random) else {
+        let wanted = Wanted {
+            tag: has_tag.then_some("pay"),
+            removed: Some(&removed),
+            ..wanted("s", route.as_ref(), min)
+        };
+        let Decision::Add(added) = view.decide(&wanted, &mut random) else {
             return Ok(());
         };
         let assigned = route.map_or_else(Vec::new, |route| route.groups);
@@ -214,11 +227,11 @@ proptest! {
         view in any_view(), route in any_route(), min in 1..4_usize, seed: u64,
     ) {
         let mut random = SmallRng::seed_from_u64(seed);
-        if let Decision::Add(added) = view.decide("s", route.as_ref(), None, min, &mut random) {
+        if let Decision::Add(added) = view.decide(&wanted("s", route.as_ref(), min), &mut random) {
             let mut groups = route.map_or_else(Vec::new, |route| route.groups);
             groups.extend(added);
             let route = Route { groups, version: 4 };
-            prop_assert_eq!(view.decide("s", Some(&route), None, min, &mut random), Decision::Keep);
+            prop_assert_eq!(view.decide(&wanted("s", Some(&route), min), &mut random), Decision::Keep);
         }
     }
 
@@ -249,7 +262,7 @@ proptest! {
         let mut read: [Option<Route>; 2] = [None, None];
         for turn in turns {
             let (node, view) = if turn { (1, &late) } else { (0, &early) };
-            if let Decision::Add(added) = view.decide("s", read[node].as_ref(), None, min, &mut random) {
+            if let Decision::Add(added) = view.decide(&wanted("s", read[node].as_ref(), min), &mut random) {
                 let version = read[node].as_ref().map_or(0, |route| route.version);
                 if version == table.as_ref().map_or(0, |route| route.version) {
                     let mut groups = read[node].clone().map_or_else(Vec::new, |r| r.groups);

@@ -142,6 +142,14 @@ impl Place {
         }
     }
 
+    /// The time now in ms.
+    pub(crate) fn now_ms(&self) -> &'static str {
+        match &self.database {
+            Database::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            Database::MariaDb(..) => "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+        }
+    }
+
     /// Quick timers, nobody waits for a first route, everything else as in production.
     pub(crate) fn config(&self) -> MetaserverConfig {
         let url = self.jdbc_url();
@@ -422,13 +430,29 @@ impl Node {
         what: BrokerRequestType,
         state: BrokerState,
     ) -> i16 {
-        let request = BrokerRegisterRequest {
+        self.send_report(BrokerRegisterRequest {
             request_type_code: what.code(),
             group_name: master.group,
             broker_address: master.address,
             role_code: master.role.code(),
             state_code: i32::from(state.code()),
-        };
+        })
+        .await
+    }
+
+    /// A heartbeat of a realtime master that can be read and written.
+    pub(crate) async fn beat(&self, group: &str, address: &str) -> i16 {
+        self.send_report(BrokerRegisterRequest {
+            request_type_code: BrokerRequestType::Heartbeat.code(),
+            group_name: group,
+            broker_address: address,
+            role_code: BrokerRole::Master.code(),
+            state_code: i32::from(BrokerState::ReadWrite.code()),
+        })
+        .await
+    }
+
+    async fn send_report(&self, request: BrokerRegisterRequest<'_>) -> i16 {
         let write = |out: &mut BytesMut| request.encode(VERSION, out);
         self.request(CommandCode::BrokerRegister, write)
             .await

@@ -1,10 +1,11 @@
-//! The routes of all subjects, in memory. Many threads look routes up while rows are taken over and
-//! old ones swept: each lock covers one part of the table, for as long as a few rows take.
+//! Something that is known of each of many subjects, in memory. Many threads look it up while rows
+//! are taken over and old ones swept: each lock covers one part of the table, for as long as a few
+//! rows take.
 //!
-//! Every query of the routes has a number, taken before it began. A route remembers the number under
-//! which it was learnt, so that the result of a query that began earlier does not undo it.
+//! Every query has a number, taken before it began. An entry remembers the number under which it was
+//! learnt, so that the result of a query that began earlier does not undo it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,26 +18,52 @@ const PARTS: usize = 256;
 /// each costs one query again.
 const ALIASES_MAX: usize = 10_000;
 
-type Part = HashMap<Box<str>, Entry>;
+type Part<V> = HashMap<Box<str>, Entry<V>>;
+
+/// What may be known of a subject.
+pub(super) trait Value: PartialEq {
+    /// Whether this is certainly later than `other`, whichever was read first.
+    fn is_newer_than(&self, other: &Self) -> bool;
+}
+
+impl Value for Route {
+    fn is_newer_than(&self, other: &Self) -> bool {
+        self.version > other.version
+    }
+}
+
+/// The tag of a subject.
+impl Value for Box<str> {
+    fn is_newer_than(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+/// Groups that were taken from a subject.
+impl Value for HashSet<String> {
+    fn is_newer_than(&self, _: &Self) -> bool {
+        false
+    }
+}
 
 #[derive(Debug)]
-struct Entry {
-    route: Arc<Route>,
+struct Entry<V> {
+    value: Arc<V>,
     /// Number of the query that saw it last, or of the latest one when it was learnt otherwise.
     query: u64,
 }
 
-/// Routes by subject.
+/// Values by subject.
 #[derive(Debug)]
-pub(super) struct RouteTable {
-    parts: Vec<RwLock<Part>>,
+pub(super) struct SubjectTable<V> {
+    parts: Vec<RwLock<Part<V>>>,
     /// Names under which the database finds the row of another subject.
     aliases: RwLock<HashMap<String, Box<str>>>,
     hasher: RandomState,
     queries: AtomicU64,
 }
 
-impl Default for RouteTable {
+impl<V> Default for SubjectTable<V> {
     fn default() -> Self {
         Self {
             parts: (0..PARTS).map(|_| RwLock::default()).collect(),
@@ -47,33 +74,33 @@ impl Default for RouteTable {
     }
 }
 
-impl RouteTable {
+impl<V: Value> SubjectTable<V> {
     /// The number of a query that begins now.
-    pub(super) fn begin_query(&self) -> u64 {
+    pub(super) fn next_query(&self) -> u64 {
         self.queries.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// The route of a subject.
-    pub(super) fn get(&self, subject: &str) -> Option<Arc<Route>> {
+    /// What is known of a subject.
+    pub(super) fn get(&self, subject: &str) -> Option<Arc<V>> {
         if let Some(entry) = read(self.part(subject)).get(subject) {
-            return Some(Arc::clone(&entry.route));
+            return Some(Arc::clone(&entry.value));
         }
         let aliases = read(&self.aliases);
         let subject: &str = aliases.get(subject)?;
         let part = read(self.part(subject));
-        part.get(subject).map(|entry| Arc::clone(&entry.route))
+        part.get(subject).map(|entry| Arc::clone(&entry.value))
     }
 
-    /// Takes over a route that was just read or written; an older version changes nothing. `stored`
+    /// Takes over what was just read or written; something older changes nothing. `stored`
     /// is the name in its row, which differs from the name asked for where a database ignores case.
-    pub(super) fn learn(&self, subject: &str, stored: &str, route: Route) {
+    pub(super) fn learn(&self, subject: &str, stored: &str, value: V) {
         let query = self.queries.load(Ordering::SeqCst);
         {
             let mut part = write(self.part(stored));
-            let known = part.get(stored).map(|entry| entry.route.version);
-            if known.is_none_or(|version| version <= route.version) {
-                let route = Arc::new(route);
-                part.insert(stored.into(), Entry { route, query });
+            let known = part.get(stored);
+            if known.is_none_or(|entry| !entry.value.is_newer_than(&value)) {
+                let value = Arc::new(value);
+                part.insert(stored.into(), Entry { value, query });
             }
         }
         if subject != stored {
@@ -86,31 +113,31 @@ impl RouteTable {
     }
 
     /// Takes over a row that query number `query` read.
-    pub(super) fn take(&self, subject: &str, route: Route, query: u64) {
+    pub(super) fn put(&self, subject: &str, value: V, query: u64) {
         let mut part = write(self.part(subject));
         let Some(entry) = part.get_mut(subject) else {
-            let route = Arc::new(route);
-            part.insert(subject.into(), Entry { route, query });
+            let value = Arc::new(value);
+            part.insert(subject.into(), Entry { value, query });
             return;
         };
-        if entry.query >= query && entry.route.version > route.version {
+        if entry.query >= query && entry.value.is_newer_than(&value) {
             return;
         }
         entry.query = entry.query.max(query);
-        if *entry.route != route {
-            entry.route = Arc::new(route);
+        if *entry.value != value {
+            entry.value = Arc::new(value);
         }
     }
 
     /// Forgets what no query from `since` on has seen.
-    pub(super) async fn sweep(&self, since: u64) {
+    pub(super) async fn forget_before(&self, since: u64) {
         for part in &self.parts {
             write(part).retain(|_, entry| entry.query >= since);
             tokio::task::yield_now().await;
         }
     }
 
-    fn part(&self, subject: &str) -> &RwLock<Part> {
+    fn part(&self, subject: &str) -> &RwLock<Part<V>> {
         let number = self.hasher.hash_one(subject) % PARTS as u64;
         &self.parts[usize::try_from(number).unwrap_or(0)]
     }
@@ -135,26 +162,26 @@ mod tests {
         }
     }
 
-    fn version(table: &RouteTable, subject: &str) -> Option<i64> {
+    fn version(table: &SubjectTable<Route>, subject: &str) -> Option<i64> {
         table.get(subject).map(|route| route.version)
     }
 
     #[tokio::test]
     async fn a_query_that_began_earlier_undoes_nothing() {
-        let table = RouteTable::default();
-        let query = table.begin_query();
+        let table = SubjectTable::<Route>::default();
+        let query = table.next_query();
         table.learn("a", "a", route(3));
         table.learn("b", "b", route(1));
-        table.take("a", route(2), query);
-        table.sweep(query).await;
+        table.put("a", route(2), query);
+        table.forget_before(query).await;
         assert_eq!(
             (version(&table, "a"), version(&table, "b")),
             (Some(3), Some(1))
         );
         // One that begins later is believed: the row was made anew by hand, the other is gone.
-        let query = table.begin_query();
-        table.take("a", route(1), query);
-        table.sweep(query).await;
+        let query = table.next_query();
+        table.put("a", route(1), query);
+        table.forget_before(query).await;
         assert_eq!(
             (version(&table, "a"), version(&table, "b")),
             (Some(1), None)
@@ -163,7 +190,7 @@ mod tests {
 
     #[test]
     fn an_older_version_is_not_learnt() {
-        let table = RouteTable::default();
+        let table = SubjectTable::<Route>::default();
         table.learn("a", "a", route(2));
         table.learn("a", "a", route(1));
         assert_eq!(version(&table, "a"), Some(2));
@@ -171,16 +198,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_differs_in_case_follows_the_row_it_shares() {
-        let table = RouteTable::default();
+        let table = SubjectTable::<Route>::default();
         table.learn("order", "Order", route(1));
-        let query = table.begin_query();
-        table.take("Order", route(2), query);
-        table.sweep(query).await;
+        let query = table.next_query();
+        table.put("Order", route(2), query);
+        table.forget_before(query).await;
         assert_eq!(
             (version(&table, "order"), version(&table, "ORDER")),
             (Some(2), None)
         );
-        table.sweep(table.begin_query()).await;
+        table.forget_before(table.next_query()).await;
         assert_eq!(version(&table, "order"), None);
     }
 }
