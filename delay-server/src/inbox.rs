@@ -148,6 +148,12 @@ impl Inbox {
         Some(taken)
     }
 
+    /// Whether there is nothing to take.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queues.look(Queues::is_idle)
+    }
+
     /// Takes no more; what is queued is still written.
     pub fn close(&self) {
         self.queues.close();

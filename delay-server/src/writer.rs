@@ -1,4 +1,5 @@
-//! The one thread that writes: takes batches, writes, syncs once, tells the scheduler, answers.
+//! The one thread that writes: takes batches, writes, syncs once, tells the scheduler, answers. While
+//! more is waiting, it writes the next batch during the sync of the one before.
 //!
 //! It is the point of order: whether a message was cancelled before it left is decided here. It
 //! waits for the disk and for nothing else. A full disk refuses sends and cancellations with a
@@ -28,6 +29,9 @@ use crate::window::HORIZON;
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// How soon confirmations are tried again after the disk was full.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
+/// While batches overlap, how often the writer lets the last one end before it takes the next:
+/// runs, checkpoints and seals begin when nothing is half done.
+const REST_INTERVAL: Duration = Duration::from_millis(50);
 /// The scheduler is told of messages due within this: more than it ever holds, since it looks at
 /// the clock at another moment.
 const TOLD_WITHIN: Duration = Duration::from_secs(2 * HORIZON.as_secs());
@@ -56,6 +60,18 @@ pub struct Writer {
     stuck: VecDeque<Order>,
     messages: Vec<NewDelayed>,
     placed: Vec<Pending>,
+    /// What is answered when the commit that was begun is finished.
+    begun: Option<Begun>,
+    /// When nothing was half done.
+    rested_at: Instant,
+}
+
+/// What a commit was begun with.
+struct Begun {
+    sends: Vec<SendBatch>,
+    done: Vec<Done>,
+    placed: Vec<Pending>,
+    started: Instant,
 }
 
 impl Writer {
@@ -80,6 +96,8 @@ impl Writer {
             stuck: VecDeque::new(),
             messages: Vec::new(),
             placed: Vec::new(),
+            begun: None,
+            rested_at: Instant::now(),
         }
     }
 
@@ -89,16 +107,18 @@ impl Writer {
     /// The first write or sync that failed. Nothing was answered after it.
     pub fn run(mut self) -> Result<(), Error> {
         let mut patience = Duration::ZERO;
-        while let Some(taken) = self.inbox.take(patience) {
-            match self.turn(taken).and_then(|()| self.tick()) {
-                Ok(next) => patience = next,
-                Err(error) => {
-                    error!(%error, "store failed; the server stops so that nothing is lost");
-                    self.inbox.close();
-                    return Err(error);
-                }
-            }
+        loop {
+            // Whoever waits for a commit that was begun is not kept waiting for more work.
+            let wait = self.begun.as_ref().map_or(patience, |_| Duration::ZERO);
+            let Some(taken) = self.inbox.take(wait) else {
+                break;
+            };
+            patience = self.turn(taken).inspect_err(|error| {
+                error!(%error, "store failed; the server stops so that nothing is lost");
+                self.inbox.close();
+            })?;
         }
+        self.finish()?;
         info!("writer closes the store");
         self.store.close()
     }
@@ -106,9 +126,9 @@ impl Writer {
     fn tick(&mut self) -> Result<Duration, Error> {
         let started = Instant::now();
         let next = self.store.tick(self.clock.now())?;
-        self.metrics
-            .upkeep_seconds
-            .observe(started.elapsed().as_secs_f64());
+        self.rested_at = Instant::now();
+        let took = self.rested_at.duration_since(started);
+        self.metrics.upkeep_seconds.observe(took.as_secs_f64());
         let most = if self.stuck.is_empty() {
             PATIENCE_MAX
         } else {
@@ -117,23 +137,50 @@ impl Writer {
         Ok(next.map_or(most, |next| next.min(most)))
     }
 
-    fn turn(&mut self, taken: Taken) -> Result<(), Error> {
+    /// Writes what was taken; says how long there is nothing else to do.
+    fn turn(&mut self, taken: Taken) -> Result<Duration, Error> {
         let Taken { mut sends, orders } = taken;
-        self.placed.clear();
         self.accept(&mut sends)?;
         self.stuck.extend(orders);
         let done = self.carry_out()?;
-        if sends.is_empty() && done.is_empty() {
-            return Ok(());
+        self.finish()?;
+        if !sends.is_empty() || !done.is_empty() {
+            self.begin(sends, done)?;
         }
+        if self.begun.is_some() {
+            return Ok(Duration::ZERO);
+        }
+        self.tick()
+    }
+
+    /// Begins a commit, and finishes it at once unless there is more to write meanwhile.
+    fn begin(&mut self, sends: Vec<SendBatch>, done: Vec<Done>) -> Result<(), Error> {
         let started = Instant::now();
-        self.store.commit()?;
-        self.metrics
-            .commit_seconds
-            .observe(started.elapsed().as_secs_f64());
-        self.tell_accepted();
-        sends.into_iter().for_each(|send| self.answer(send));
-        done.into_iter().for_each(|done| self.tell(done));
+        let waits = self.store.begin_commit()?;
+        self.begun = Some(Begun {
+            sends,
+            done,
+            placed: std::mem::take(&mut self.placed),
+            started,
+        });
+        let is_rested = started.duration_since(self.rested_at) < REST_INTERVAL;
+        if waits && is_rested && !self.inbox.is_idle() {
+            return self.store.start_sync();
+        }
+        self.finish()
+    }
+
+    /// Finishes the commit that was begun, if one was: tells the scheduler and answers.
+    fn finish(&mut self) -> Result<(), Error> {
+        let Some(begun) = self.begun.take() else {
+            return Ok(());
+        };
+        self.store.finish_commit()?;
+        let took = begun.started.elapsed();
+        self.metrics.commit_seconds.observe(took.as_secs_f64());
+        self.tell_accepted(&begun.placed);
+        begun.sends.into_iter().for_each(|send| self.answer(send));
+        begun.done.into_iter().for_each(|done| self.tell(done));
         Ok(())
     }
 
@@ -248,9 +295,9 @@ impl Writer {
     }
 
     /// What is due soon goes to the scheduler: it can be read from the store now.
-    fn tell_accepted(&mut self) {
+    fn tell_accepted(&self, placed: &[Pending]) {
         let until: UnixMillis = self.clock.now().plus(TOLD_WITHIN);
-        let soon = self.placed.iter().filter(|entry| entry.due < until);
+        let soon = placed.iter().filter(|entry| entry.due < until);
         let soon: Vec<Pending> = soon.copied().collect();
         if !soon.is_empty() {
             self.news.tell(News::Accepted(soon));

@@ -277,7 +277,10 @@ impl DelayWorld {
             973..980 => self.change_group(),
             980..985 => self.end(End::PowerCut),
             985..989 => self.end(End::Kill),
-            989..992 => self.end(End::Close),
+            989..992 => {
+                self.rest()?;
+                self.end(End::Close);
+            }
             992..995 => self.run_full(),
             _ => self.fs.cut_after(self.rng.random_range(1..30)),
         }
@@ -368,6 +371,7 @@ impl DelayWorld {
     }
 
     fn tick(&mut self) -> Result<(), Stop> {
+        self.rest()?;
         let now = self.now();
         match &mut self.live {
             Some(live) => Ok(live.tick(now)?),
@@ -382,11 +386,11 @@ impl DelayWorld {
         self.count(&live);
         match end {
             End::PowerCut => {
-                drop(live);
+                self.doubt(live.into_begun());
                 self.lose_power();
             }
             End::Kill => {
-                drop(live);
+                self.doubt(live.into_begun());
                 self.fs.kill();
                 self.summary.kills += 1;
                 self.promises.stopped(false);
@@ -406,17 +410,22 @@ impl DelayWorld {
     fn crash(&mut self) {
         if let Some(live) = self.live.take() {
             self.count(&live);
-            for job in live.into_jobs() {
-                match job {
-                    Job::Confirm(entries) => self.doubt_confirmed(&entries),
-                    Job::Cancel(number, _) => self.promises.doubt_cancel(number),
-                    Job::Move(number, _, due) => self.promises.doubt_move(number, due),
-                    Job::Accept(_) | Job::Begin { .. } | Job::Refuse(_) => {}
-                }
-            }
+            self.doubt(live.into_jobs());
         }
         self.lose_power();
         self.forget_the_link();
+    }
+
+    /// These may be done or not.
+    fn doubt(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            match job {
+                Job::Confirm(entries) => self.doubt_confirmed(&entries),
+                Job::Cancel(number, _) => self.promises.doubt_cancel(number),
+                Job::Move(number, _, due) => self.promises.doubt_move(number, due),
+                Job::Accept(_) | Job::Begin { .. } | Job::Refuse(_) => {}
+            }
+        }
     }
 
     fn lose_power(&mut self) {

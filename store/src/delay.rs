@@ -34,6 +34,7 @@ use qmq_model::Clock;
 use uuid::Uuid;
 
 use crate::checkpoint::{Found, load_newest};
+use crate::config::Sabotage;
 use crate::delay::checkpoint::DelayCheckpoint;
 use crate::delay::chores::DelayChores;
 use crate::delay::config::{DelayConfig, DelaySabotage};
@@ -275,7 +276,10 @@ fn load_checkpoint(
 }
 
 fn into_log(side: Side<'_>, config: &DelayConfig) -> Result<crate::log::Log, Error> {
-    let sabotage = crate::config::Sabotage::None;
+    let sabotage = match config.sabotage {
+        DelaySabotage::ClaimUnsynced => Sabotage::ClaimUnsynced,
+        _ => Sabotage::None,
+    };
     let ahead = RoomAhead {
         step: config.zero_ahead_bytes,
         flush: config.flush,

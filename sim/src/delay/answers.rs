@@ -4,7 +4,7 @@
 use qmq_store::{CancelAnswer, Pending, RescheduleAnswer};
 use rand::Rng;
 
-use super::live::Done;
+use super::live::{Ahead, Done};
 use super::{DelayWorld, Stop};
 use crate::promises::Broken;
 
@@ -12,18 +12,32 @@ impl DelayWorld {
     /// The writer takes a turn.
     pub(super) fn write(&mut self) -> Result<(), Stop> {
         let count = if self.rng.random() { usize::MAX } else { 1 };
-        self.write_jobs(count)
+        let is_ahead = self.rng.random_range(0..3) == 0;
+        let ahead = if is_ahead {
+            Ahead::OfTheDisk
+        } else {
+            Ahead::No
+        };
+        self.write_jobs(count, ahead)
+    }
+
+    /// The writer ends what it began.
+    pub(super) fn rest(&mut self) -> Result<(), Stop> {
+        self.write_jobs(0, Ahead::No)
     }
 
     /// The writer does up to `count` of its jobs.
-    fn write_jobs(&mut self, count: usize) -> Result<(), Stop> {
-        let Some(live) = &mut self.live else {
-            return Ok(());
-        };
-        let done = live.write(count)?;
+    fn write_jobs(&mut self, count: usize, ahead: Ahead) -> Result<(), Stop> {
+        let ended = self.live.as_mut().map(|live| live.write(count));
+        self.note_commit(&ended.transpose()?.unwrap_or_default())?;
+        let ended = self.live.as_mut().map(|live| live.commit(ahead));
+        self.note_commit(&ended.transpose()?.unwrap_or_default())
+    }
+
+    /// A commit ended.
+    fn note_commit(&mut self, done: &[Done]) -> Result<(), Stop> {
         for (index, what) in done.iter().enumerate() {
             if let Err(stop) = self.note_done(what) {
-                // The rest is done as well, and nobody will hear of it.
                 self.doubt_done(&done[index..]);
                 return Err(stop);
             }
@@ -34,7 +48,7 @@ impl DelayWorld {
         let Some(live) = &mut self.live else {
             return Ok(());
         };
-        for done in &done {
+        for done in done {
             live.hear(done, self.moment);
         }
         Ok(())
@@ -195,12 +209,14 @@ mod tests {
             world.promises.sent(number, due);
             world.order(Job::Accept(vec![(number, message)]));
             if number == UNHEARD {
-                assert!(world.live.as_mut().unwrap().write(1).is_ok());
+                // Nobody hears of it.
+                let live = world.live.as_mut().unwrap();
+                assert!(live.write(1).is_ok() && live.commit(Ahead::No).is_ok());
             }
         }
-        survived(world.write_jobs(usize::MAX));
+        survived(world.write_jobs(usize::MAX, Ahead::No));
         world.order_begin(LEFT);
-        survived(world.write_jobs(usize::MAX));
+        survived(world.write_jobs(usize::MAX, Ahead::No));
         assert!(world.promises.leaves(LEFT, 0, START).is_ok());
         assert!(world.promises.arrived(LEFT, 0).is_ok());
 
@@ -217,7 +233,7 @@ mod tests {
         for calls in 0.. {
             let mut world = before_the_turn();
             world.fs.cut_after(calls);
-            let done = world.write_jobs(usize::MAX);
+            let done = world.write_jobs(usize::MAX, Ahead::No);
             if !world.fs.power_is_off() {
                 survived(done);
                 break;
@@ -231,7 +247,7 @@ mod tests {
             survived_it.unwrap_or_else(|broken| panic!("after {calls} calls: {broken}"));
             // Whoever got no answer asks again.
             world.order(Job::Cancel(CANCELLED, world.look_up(CANCELLED)));
-            survived(world.write_jobs(usize::MAX));
+            survived(world.write_jobs(usize::MAX, Ahead::No));
             let settled = world.settle();
             settled.unwrap_or_else(|broken| panic!("after {calls} calls: {broken}"));
         }

@@ -82,12 +82,25 @@ impl Done {
     }
 }
 
+/// Whether the writer ends a commit before it takes its next turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// It does: everything it did is durable and said.
+    No,
+    /// It writes more while the disk is at work.
+    OfTheDisk,
+}
+
 pub(super) struct Live {
     writer: DelayWriter,
     pub(super) reader: DelayReader,
     pub(super) window: Window<LoadCursor>,
     pub(super) dispatch: Dispatch,
     jobs: VecDeque<Job>,
+    /// The commit that was begun: how many of the jobs are in it, and what they came to.
+    begun: Option<(usize, Vec<Done>)>,
+    /// What the jobs came to that are in no commit yet.
+    written: Vec<Done>,
     load: Option<Load<LoadCursor>>,
     /// What was read, and where it goes on.
     loaded: Option<(Vec<Pending>, Option<LoadCursor>)>,
@@ -115,6 +128,8 @@ impl Live {
             window: Window::new(now),
             dispatch: Dispatch::new(LIMITS, seed),
             jobs: VecDeque::new(),
+            begun: None,
+            written: Vec::new(),
             load: None,
             loaded: None,
             sabotage,
@@ -131,25 +146,55 @@ impl Live {
         self.jobs
     }
 
-    /// The writer does up to `count` of its jobs, makes them durable and says so. What it did when
-    /// it crashes stays among the jobs: nobody knows.
+    /// What the writer did, and nobody heard of, when it is stopped between two turns.
+    pub(super) fn into_begun(mut self) -> VecDeque<Job> {
+        let number = self.begun.as_ref().map_or(0, |(number, _)| *number);
+        self.jobs.truncate(number);
+        self.jobs
+    }
+
+    /// The writer does up to `count` of its jobs, which go into the next commit, and ends the commit
+    /// that was begun before; says what that came to. What was not said yet when it crashes stays
+    /// among the jobs: nobody knows.
     pub(super) fn write(&mut self, count: usize) -> Result<Vec<Done>, Crashed> {
-        let mut done = Vec::new();
-        let mut number = 0;
-        while number < count.min(self.jobs.len()) {
+        let first = self.begun.as_ref().map_or(0, |(begun, _)| *begun);
+        let mut number = first;
+        while number < self.jobs.len().min(first.saturating_add(count)) {
             match do_job(&mut self.writer, &self.jobs[number]) {
-                Ok(Some(what)) => done.push(what),
-                Ok(None) => {}
+                Ok(what) => self.written.extend(what),
                 // It is tried again with the next turn: there may be room then.
                 Err(AppendError::NoSpace) => break,
                 Err(_) => return Err(Crashed),
             }
             number += 1;
         }
-        if number > 0 {
-            self.writer.commit().map_err(|_| Crashed)?;
-            self.jobs.drain(..number);
+        let ended = self.finish()?;
+        if number > first {
+            self.begun = Some((number - first, std::mem::take(&mut self.written)));
         }
+        Ok(ended)
+    }
+
+    /// The writer begins to commit what it wrote, and ends that unless it is `ahead`.
+    pub(super) fn commit(&mut self, ahead: Ahead) -> Result<Vec<Done>, Crashed> {
+        if self.begun.is_none() {
+            return Ok(Vec::new());
+        }
+        let waits = self.writer.begin_commit().map_err(|_| Crashed)?;
+        if waits && ahead == Ahead::OfTheDisk {
+            self.writer.start_sync().map_err(|_| Crashed)?;
+            return Ok(Vec::new());
+        }
+        self.finish()
+    }
+
+    /// Ends the commit that was begun, if one was.
+    fn finish(&mut self) -> Result<Vec<Done>, Crashed> {
+        if self.begun.is_some() {
+            self.writer.finish_commit().map_err(|_| Crashed)?;
+        }
+        let (number, done) = self.begun.take().unwrap_or_default();
+        self.jobs.drain(..number);
         Ok(done)
     }
 

@@ -19,6 +19,8 @@ pub enum DelaySabotage {
     None,
     /// Syncs of data and commit records are skipped and reported as done.
     SkipSync,
+    /// The end of a sync counts for what was appended while it ran, too.
+    ClaimUnsynced,
     /// What is begun is not written: a restart takes it for pending.
     BeginNotDurable,
     /// Confirmations are not written: a restart takes what is delivered for begun.

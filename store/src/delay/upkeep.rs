@@ -131,7 +131,8 @@ impl DelayWriter {
     /// Begins what is due in the background.
     fn tend_chores(&mut self, now: UnixMillis) -> Result<(), Error> {
         // Nothing is half done: the log ends here, visible and durable, between two records.
-        let is_quiet = self.unpublished.is_empty() && !self.logs.messages.is_dirty();
+        let is_all_visible = self.unpublished.is_empty() && self.committing.is_empty();
+        let is_quiet = is_all_visible && !self.logs.messages.is_dirty();
         let end = self.logs.messages.durable();
         if is_quiet && self.is_table_full(end) {
             match self.logs.messages.write_sums() {
@@ -198,7 +199,8 @@ impl DelayWriter {
         };
         let tables = state.frozen.iter().map(AsRef::as_ref);
         let tables = tables.chain([&state.table]).map(Table::first_sequence);
-        let hidden = self.unpublished.iter().map(|(key, ..)| key.sequence);
+        let hidden = self.committing.iter().chain(&self.unpublished);
+        let hidden = hidden.map(|(key, ..)| key.sequence);
         let first = tables.chain(hidden).fold(first, u64::min);
         state.book.forget_below(first);
     }

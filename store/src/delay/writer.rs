@@ -42,8 +42,12 @@ pub struct DelayWriter {
     pub(super) reader: DelayReader,
     ids: HashMap<Subject, DelaySubject>,
     buffer: BytesMut,
-    /// Accepted, but not visible yet: spots and hashes of their ids.
+    /// Accepted, and in no commit yet: spots and hashes of their ids.
     pub(super) unpublished: Vec<(Key, Spot, u64)>,
+    /// In the commit that was begun, but not visible yet.
+    pub(super) committing: Vec<(Key, Spot, u64)>,
+    /// The commit that was begun waits for the disk.
+    awaits_sync: bool,
     /// Something was decided that must be durable before it is acted upon.
     is_urgent: bool,
     pub(super) checkpoint_number: u64,
@@ -98,6 +102,8 @@ impl DelayWriter {
             ids,
             buffer: BytesMut::new(),
             unpublished: Vec::new(),
+            committing: Vec::new(),
+            awaits_sync: false,
             is_urgent: false,
             checkpoint_number: recovered.checkpoint_number,
             checkpoint_at: now,
@@ -176,9 +182,8 @@ impl DelayWriter {
                 // looks at any time. What was appended before it may be seen as well: whatever is
                 // done with it is durable after it.
                 state.moves += moves as u64;
-                for (key, spot, hash) in self.unpublished.drain(..) {
-                    state.table.insert(key, spot, hash);
-                }
+                let hidden = self.committing.drain(..).chain(self.unpublished.drain(..));
+                hidden.for_each(|(key, spot, hash)| state.table.insert(key, spot, hash));
             }
         }
         self.end_append(LogKind::Delayed, appended)
@@ -430,16 +435,58 @@ impl DelayWriter {
     /// # Errors
     /// Any error poisons the store: nothing that was not visible before is to be acknowledged.
     pub fn commit(&mut self) -> Result<(), Error> {
+        self.begin_commit()?;
+        self.finish_commit()
+    }
+
+    /// The first half of [`Self::commit`]: what was appended belongs to it, what is appended from
+    /// now on does not. Says whether the second half waits for the disk; then
+    /// [`Self::start_sync`] lets the disk work while more is appended.
+    ///
+    /// # Panics
+    /// When a commit is begun already: callers finish one before they begin the next.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn begin_commit(&mut self) -> Result<bool, Error> {
+        self.check_alive()?;
+        assert!(self.committing.is_empty(), "one commit at a time");
         self.poison_on_error(|writer| {
             writer.logs.write_commit_records()?;
             let plan = writer.plan();
-            writer.logs.sync(plan)?;
-            if plan.actions {
-                writer.is_urgent = false;
+            writer.awaits_sync = plan != Plan::default();
+            if writer.awaits_sync {
+                writer.logs.end_sync()?;
+                writer.logs.begin_sync(plan);
             }
-            writer.publish();
+            writer.is_urgent &= !plan.actions;
             Ok(())
-        })
+        })?;
+        std::mem::swap(&mut self.unpublished, &mut self.committing);
+        Ok(self.awaits_sync)
+    }
+
+    /// Has the disk begin with the commit that was begun. Without it, [`Self::finish_commit`] does
+    /// all the work.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn start_sync(&mut self) -> Result<(), Error> {
+        self.poison_on_error(|writer| writer.logs.start_sync())
+    }
+
+    /// The second half of [`Self::commit`], if the first was done.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn finish_commit(&mut self) -> Result<(), Error> {
+        // What a failed sync was to cover is never shown.
+        self.check_alive()?;
+        if std::mem::take(&mut self.awaits_sync) {
+            self.poison_on_error(|writer| writer.logs.end_sync())?;
+        }
+        self.publish();
+        Ok(())
     }
 
     fn plan(&self) -> Plan {
@@ -454,12 +501,12 @@ impl DelayWriter {
     }
 
     /// Shows what was accepted to readers.
-    pub(super) fn publish(&mut self) {
-        if self.unpublished.is_empty() {
+    fn publish(&mut self) {
+        if self.committing.is_empty() {
             return;
         }
         let table = &mut self.shared.write().table;
-        for (key, spot, hash) in self.unpublished.drain(..) {
+        for (key, spot, hash) in self.committing.drain(..) {
             table.insert(key, spot, hash);
         }
     }

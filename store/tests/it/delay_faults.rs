@@ -166,9 +166,9 @@ fn is_noticed(sabotage: DelaySabotage, run: impl Fn(&mut DelayWorld) -> Checked)
 
 #[test]
 fn broken_promises_of_a_delay_store_are_noticed() {
-    is_noticed(DelaySabotage::SkipSync, |world| {
-        survive(world, 12).map(|_| ())
-    });
+    for sabotage in [DelaySabotage::SkipSync, DelaySabotage::ClaimUnsynced] {
+        is_noticed(sabotage, |world| survive(world, 12).map(|_| ()));
+    }
     for sabotage in [
         DelaySabotage::BeginNotDurable,
         DelaySabotage::ForgetConfirmation,

@@ -59,6 +59,26 @@ struct Message {
     is_durable: bool,
 }
 
+/// What a message was when a commit was begun.
+struct InCommit {
+    number: u64,
+    fate: Fate,
+    /// How much it was since, including what it is.
+    since_durable: usize,
+    since_commit: usize,
+}
+
+impl InCommit {
+    fn of((number, message): (&u64, &Message)) -> Self {
+        Self {
+            number: *number,
+            fate: message.fate.clone(),
+            since_durable: message.since_durable.len(),
+            since_commit: message.since_commit.len(),
+        }
+    }
+}
+
 /// A payload as on the wire, with this much of a body.
 pub(crate) fn payload(subject: &str, id: &str, body: usize) -> Bytes {
     let mut out = vec![2];
@@ -379,6 +399,11 @@ impl DelayWorld {
     }
 
     fn accept(&mut self) -> Checked {
+        self.append_new()?;
+        self.commit_perhaps()
+    }
+
+    fn append_new(&mut self) -> Checked {
         let count = self.rng.random_range(1..6);
         let mut new = Vec::new();
         for _ in 0..count {
@@ -400,7 +425,7 @@ impl DelayWorld {
         for ((subject, id, new), entry) in new.into_iter().zip(placed) {
             self.put(entry, subject, id, new.payload)?;
         }
-        self.commit_perhaps()
+        Ok(())
     }
 
     fn put(
@@ -434,24 +459,36 @@ impl DelayWorld {
         Ok(())
     }
 
+    /// Commits; now and then more is appended between the halves of it.
     pub(crate) fn commit(&mut self) -> Checked {
-        self.writer().commit().map_err(stopped)?;
-        self.settle_committed();
-        Ok(())
+        let waits = self.writer().begin_commit().map_err(stopped)?;
+        let begun: Vec<InCommit> = self.messages.iter().map(InCommit::of).collect();
+        let mut appended = Ok(());
+        if self.rng.random_bool(0.3) {
+            if waits && self.rng.random_bool(0.7) {
+                self.writer().start_sync().map_err(stopped)?;
+            }
+            appended = self.append_new();
+        }
+        self.writer().finish_commit().map_err(stopped)?;
+        self.settle_committed(begun);
+        appended
     }
 
-    /// A commit returned.
-    fn settle_committed(&mut self) {
-        for (number, message) in &mut self.messages {
+    /// A commit of these returned.
+    fn settle_committed(&mut self, begun: Vec<InCommit>) {
+        for begun in begun {
+            let message = self.messages.get_mut(&begun.number);
+            let message = message.expect("messages of the model stay");
             message.is_acked = true;
-            self.used.insert(*number);
-            message.since_commit = vec![message.fate.clone()];
+            self.used.insert(begun.number);
+            message.since_commit.drain(..begun.since_commit - 1);
             // What a broker answered is synced later.
-            let is_lazy = matches!(message.fate, Fate::Delivered)
-                || (message.fate == Fate::Pending && message.since_durable.len() > 1);
+            let is_lazy = matches!(begun.fate, Fate::Delivered)
+                || (begun.fate == Fate::Pending && begun.since_durable > 1);
             if !is_lazy && self.config.flush == FlushMode::Sync {
                 message.is_durable = true;
-                message.since_durable = vec![message.fate.clone()];
+                message.since_durable.drain(..begun.since_durable - 1);
             }
         }
     }
