@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qmq_daemon::member::{self, MemberConfig};
 use qmq_daemon::settings::{Settings, SettingsError};
-use qmq_store::{FlushMode, Retention, StoreConfig};
+use qmq_store::{FlushMode, Kept, Retention, StoreConfig};
 
 use crate::subscription::Patience;
 
@@ -18,12 +18,8 @@ pub struct BrokerConfig {
     pub store_root: PathBuf,
     /// `flush.disk.type`: when a send is answered. Default: `sync`.
     pub flush: FlushMode,
-    /// `checkpoint.retain.count`: checkpoints kept. Default: 5.
-    pub checkpoint_retain: usize,
-    /// `messagelog.retention.hours`, `pulllog.retention.hours` and
-    /// `log.retention.check.interval.seconds`: what is dropped when. `None` unless
-    /// `log.expired.delete.enable`. Default: 72 hours, looked for every 60 seconds.
-    pub retention: Option<Retention>,
+    /// What is kept; may change while running. See [`kept`].
+    pub kept: Kept,
     /// `message.bytes.max`: largest message. Unit: bytes. Default: 8 MiB.
     pub message_bytes_max: usize,
     /// `duplicate.window.seconds`: how long a message is remembered, so that a producer that sends
@@ -87,8 +83,7 @@ impl BrokerConfig {
             member: MemberConfig::from_settings(settings, 20883)?,
             store_root: settings.get("store.root", "data/broker".to_owned())?.into(),
             flush: flush_mode(settings)?,
-            checkpoint_retain: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
-            retention: retention(settings)?,
+            kept: kept(settings)?,
             message_bytes_max: settings.number("message.bytes.max", 8 << 20, 1024..=(15 << 20))?,
             duplicate_window: Duration::from_secs(settings.number(
                 "duplicate.window.seconds",
@@ -119,10 +114,10 @@ impl BrokerConfig {
         StoreConfig {
             group_name: group.to_owned(),
             flush: self.flush,
-            checkpoint_retain: self.checkpoint_retain,
+            checkpoint_retain: self.kept.checkpoints,
             duplicate_window: self.duplicate_window,
             duplicate_bytes_max: self.duplicate_bytes_max,
-            retention: self.retention,
+            retention: self.kept.retention,
             ..StoreConfig::default()
         }
     }
@@ -151,6 +146,20 @@ impl RuleValues {
             patience: patience(settings)?,
         })
     }
+}
+
+/// What is kept: `checkpoint.retain.count` (checkpoints; default: 5), `messagelog.retention.hours`
+/// and `pulllog.retention.hours` (default: 72), looked for every
+/// `log.retention.check.interval.seconds` (default: 60), all that only with
+/// `log.expired.delete.enable` (default: true).
+///
+/// # Errors
+/// The first value that makes no sense, with its origin.
+pub fn kept(settings: &Settings) -> Result<Kept, SettingsError> {
+    Ok(Kept {
+        retention: retention(settings)?,
+        checkpoints: settings.number("checkpoint.retain.count", 5, 1..=1_000)?,
+    })
 }
 
 fn retention(settings: &Settings) -> Result<Option<Retention>, SettingsError> {
@@ -282,7 +291,7 @@ mod tests {
         let settings = Settings::load("broker", &[], &args).unwrap();
         let config = BrokerConfig::from_settings(&settings).unwrap();
         assert_eq!(config.store_root, Path::new("/data"));
-        assert!(config.retention.is_some());
+        assert!(config.kept.retention.is_some());
         assert!(settings.unknown().is_empty(), "{:?}", settings.unknown());
         let smt = [("smt.enable", "true")];
         let error = BrokerConfig::from_settings(&Settings::of_pairs("broker", &smt));

@@ -45,7 +45,7 @@ pub use realtime::action_log::{Action, ConsumerKey};
 pub use realtime::append::{Appended, BorrowedMessage, NewMessage, Placed};
 pub use realtime::consumer_log::{Located, Skipped, SubjectId};
 pub use realtime::control_log::Control;
-pub use realtime::expiry::Dropped;
+pub use realtime::expiry::{Dropped, Keeping, Kept};
 pub use realtime::progress::{ConsumerProgress, GroupProgress, Progress, Unacked};
 pub use realtime::reader::{Positions, StoreReader};
 pub use realtime::scrub::ScrubReport;

@@ -1,7 +1,7 @@
 //! Drops the oldest segments of both logs once everything in them is old enough.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qmq_model::{MessageOffset, UnixMillis};
@@ -26,16 +26,55 @@ pub struct Dropped {
     pub action_segments: u64,
 }
 
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What is dropped when; `None`: nothing ever.
+    pub retention: Option<Retention>,
+    /// How many checkpoints are kept, at least one.
+    pub checkpoints: usize,
+}
+
+/// Changes what an open store keeps. Cheap to clone.
+#[derive(Clone)]
+pub struct Keeping(Arc<Expiry>);
+
+impl Keeping {
+    pub(crate) fn new(expiry: &Arc<Expiry>) -> Self {
+        Self(expiry.clone())
+    }
+
+    /// Counts from the next look for what is old, and from the next checkpoint on.
+    pub fn set(&self, kept: Kept) {
+        let checkpoints = kept.checkpoints.max(1);
+        *self.0.lock_kept() = Kept {
+            checkpoints,
+            ..kept
+        };
+    }
+
+    /// What is kept now.
+    #[must_use]
+    pub fn get(&self) -> Kept {
+        self.0.kept()
+    }
+}
+
+impl std::fmt::Debug for Keeping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Keeping").field(&self.get()).finish()
+    }
+}
+
 /// Knows what is too old, and drops it.
 pub(crate) struct Expiry {
     keeper: Arc<RunKeeper>,
     reader: StoreReader,
     logs: [Arc<Segments>; 2],
-    retention: Option<Retention>,
+    kept: Mutex<Kept>,
     ran_at: Mutex<Option<UnixMillis>>,
     /// Everything in the messagelog from here on is kept, however old.
     pinned: AtomicU64,
-    checkpoint_retain: usize,
     /// A segment could go if its index was in a run.
     wants_run: AtomicBool,
     /// A segment could go if every checkpoint included it.
@@ -53,10 +92,12 @@ impl Expiry {
             keeper,
             reader,
             logs,
-            retention: config.retention,
+            kept: Mutex::new(Kept {
+                retention: config.retention,
+                checkpoints: config.checkpoint_retain,
+            }),
             ran_at: Mutex::default(),
             pinned: AtomicU64::new(u64::MAX),
-            checkpoint_retain: config.checkpoint_retain,
             wants_run: AtomicBool::new(false),
             wants_checkpoint: AtomicBool::new(false),
         }
@@ -64,6 +105,15 @@ impl Expiry {
 
     pub(crate) fn keep_from(&self, offset: MessageOffset) {
         self.pinned.store(offset.0, Ordering::Relaxed);
+    }
+
+    /// What is kept now.
+    pub(crate) fn kept(&self) -> Kept {
+        *self.lock_kept()
+    }
+
+    fn lock_kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the end of the messagelog should become a run although it is short.
@@ -79,7 +129,7 @@ impl Expiry {
     /// Whether it is time to look again.
     pub(crate) fn is_due(&self, now: UnixMillis) -> bool {
         let ran_at = *self.ran_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.retention.is_some_and(|retention| {
+        self.kept().retention.is_some_and(|retention| {
             ran_at.is_none_or(|ran_at| flush::left(retention.check_interval, ran_at, now).is_zero())
         })
     }
@@ -88,7 +138,11 @@ impl Expiry {
     /// no start takes it for lost.
     pub(crate) fn run(&self, now: UnixMillis) -> Result<Dropped, Error> {
         *self.ran_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        let Some(retention) = self.retention else {
+        let Kept {
+            retention,
+            checkpoints,
+        } = self.kept();
+        let Some(retention) = retention else {
             return Ok(Dropped::default());
         };
         let before = self.keeper.oldest();
@@ -104,7 +158,7 @@ impl Expiry {
             Ok(time.map(|time| is_older(time, now, retention.actions)))
         })?;
         // A start needs what a checkpoint does not include: sequences, and numbers of subjects.
-        let included = self.keeper.included(self.checkpoint_retain);
+        let included = self.keeper.included(checkpoints);
         let covered = self.keeper.covered();
         self.wants_run
             .store(message_end > covered, Ordering::Relaxed);

@@ -117,7 +117,7 @@ impl StoreWriter {
             checkpoint.positions[0] <= durable[0] && checkpoint.positions[1] <= durable[1]
         };
         if let Some(checkpoint) = self.prepared.take_if(is_included) {
-            let retain = self.config.checkpoint_retain;
+            let retain = self.chores.expiry.kept().checkpoints;
             return Some(Work::Checkpoint(checkpoint, retain));
         }
         let settled = self.logs.settled();
@@ -191,7 +191,7 @@ impl StoreWriter {
         let checkpoint = self.prepare_checkpoint()?;
         let sums = [&mut self.logs.messages, &mut self.logs.actions];
         let sums = sums.map(|log| log.hand_over_sums().1);
-        let work = Work::Checkpoint(checkpoint, self.config.checkpoint_retain);
+        let work = Work::Checkpoint(checkpoint, self.chores.expiry.kept().checkpoints);
         self.settler.give(sums, work);
         self.settler.wait();
         match self.settler.take() {
@@ -235,7 +235,7 @@ impl StoreWriter {
         self.checkpoint_positions = checkpoint.positions;
         self.checkpoint_control = checkpoint.control;
         self.checkpoint_at = checkpoint.time;
-        let retain = self.config.checkpoint_retain;
+        let retain = self.chores.expiry.kept().checkpoints;
         self.chores
             .keeper
             .set_checkpointed(checkpoint.positions, retain);

@@ -27,7 +27,7 @@ use crate::realtime::chores::Chores;
 use crate::realtime::consumer_log::keeper::RunKeeper;
 use crate::realtime::consumer_log::{ConsumerLog, Located, SubjectId};
 use crate::realtime::control_log::ControlLog;
-use crate::realtime::expiry::Dropped;
+use crate::realtime::expiry::{Dropped, Keeping};
 use crate::realtime::progress::Progress;
 
 use crate::realtime::reader::{Positions, Shared, StoreReader};
@@ -335,6 +335,12 @@ impl StoreWriter {
     /// When a file cannot be read, written or removed; it is tried again later.
     pub fn drop_expired(&mut self, now: UnixMillis) -> Result<Dropped, Error> {
         self.chores.expiry.run(now)
+    }
+
+    /// What is kept may be changed while the store is open, from any thread.
+    #[must_use]
+    pub fn keeping(&self) -> Keeping {
+        Keeping::new(&self.chores.expiry)
     }
 
     /// Keeps the messagelog from `offset` on, however old it gets. At first nothing is kept so.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qmq_model::{Clock, MessageOffset, MessageSequence, UnixMillis};
 use qmq_store::fs::FileSystem;
-use qmq_store::{Dropped, LogKind, Opened, ReadError, Retention};
+use qmq_store::{Dropped, Kept, LogKind, Opened, ReadError, Retention};
 
 use crate::restart::{SUBJECTS, check_range, end, fill, open, world};
 use crate::world::{End, World, root};
@@ -138,6 +138,49 @@ fn without_the_switch_nothing_goes() {
     let now = world.clock.now();
     assert_eq!(store.writer.drop_expired(now).unwrap(), Dropped::default());
     assert_eq!(kept(&store), 0..200);
+}
+
+#[test]
+fn what_is_kept_may_change_while_the_store_is_open() {
+    let mut world = retaining(3);
+    let kept_at_first = Kept {
+        retention: world.config.retention.take(),
+        checkpoints: 4,
+    };
+    let (mut store, _) = open(&world);
+    fill(&world, &mut store, 0..1000);
+    world.clock.advance(2 * HOUR);
+    let rounds = |store: &mut Opened| {
+        for _ in 0..8 {
+            world.clock.advance(Duration::from_secs(601));
+            tick(&world, store);
+        }
+    };
+    rounds(&mut store);
+    assert_eq!(kept(&store), 0..200);
+    let checkpoints = || {
+        let names = world.fs.list(&root().join("checkpoint")).unwrap();
+        names
+            .iter()
+            .filter(|entry| !entry.name.starts_with('.'))
+            .count()
+    };
+    assert!(checkpoints() <= 2, "{}", checkpoints());
+
+    let keeping = store.writer.keeping();
+    keeping.set(kept_at_first);
+    assert_eq!(keeping.get(), kept_at_first);
+    rounds(&mut store);
+    let kept_now = kept(&store);
+    assert!(kept_now.start > 100, "{kept_now:?}");
+    for number in 1000..1004 {
+        fill(&world, &mut store, number..number + 1);
+        store.writer.checkpoint().unwrap();
+    }
+    assert_eq!(checkpoints(), 4);
+    end(&world, store, End::Kill);
+    let (store, _) = open(&world);
+    assert_eq!(kept(&store).start, kept_now.start);
 }
 
 #[test]
