@@ -28,6 +28,7 @@ on_each_database! {
     slaves_are_always_told_yes_and_have_no_effect,
     a_silent_group_goes_away_and_a_heartbeat_brings_it_back,
     a_broker_that_died_while_nobody_watched_is_found,
+    a_dead_broker_stays_dead_when_all_metaservers_are_restarted,
     a_broker_that_moves_to_another_metaserver_stays,
     a_broker_of_ours_registers_and_takes_its_leave,
 }
@@ -162,6 +163,11 @@ async fn a_group_moves_only_to_an_address_that_was_registered(place: Place) {
             Some((first.address.to_owned(), 1)),
             "{what:?}"
         );
+        // Clients are sent to the old broker, and it goes on.
+        let told = node.ask(question("order.paid", ClientType::Producer)).await;
+        let addresses = told.groups.iter().map(|group| group.master.as_str());
+        assert_eq!(addresses.collect::<Vec<_>>(), [first.address], "{what:?}");
+        assert_eq!(node.report(first, Heartbeat, ReadWrite).await, 0);
     }
     assert_eq!(
         node.report(
@@ -192,6 +198,8 @@ async fn a_group_moves_only_to_an_address_that_was_registered(place: Place) {
     let node = place.start_with(config).await;
     assert_eq!(node.report(thief, Online, ReadWrite).await, 0);
     assert_eq!(stored(&place).await, Some((thief.address.to_owned(), 1)));
+    let told = node.ask(question("order.paid", ClientType::Producer)).await;
+    assert_eq!(told.groups[0].master, thief.address);
     node.stop().await;
 }
 
@@ -262,6 +270,31 @@ async fn a_broker_that_died_while_nobody_watched_is_found(place: Place) {
     node.ask_until(producer, |answer| answer.groups.is_empty())
         .await;
     node.stop().await;
+}
+
+async fn a_dead_broker_stays_dead_when_all_metaservers_are_restarted(place: Place) {
+    let heard = place.start_with(quick(&place, SILENCE)).await;
+    let other = place.start_with(quick(&place, SILENCE)).await;
+    heard.bring_online(G1).await;
+    let consumer = question("order.paid", ClientType::Consumer);
+    for node in [&heard, &other] {
+        node.ask_until(consumer, |answer| answer.groups.is_empty())
+            .await;
+    }
+    heard.stop().await;
+    other.stop().await;
+    // With the time-out of production: what is told is what is known from the start.
+    for _ in 0..2 {
+        let nodes = [place.start().await, place.start().await];
+        for node in &nodes {
+            let told = node.ask(consumer).await;
+            assert_eq!((told.code, told.names()), (0, vec![]));
+        }
+        assert_eq!(stored(&place).await, Some((G1.address.to_owned(), 4)));
+        for node in nodes {
+            node.stop().await;
+        }
+    }
 }
 
 /// With the reference a broker that moved to another metaserver was set to NRW by the one

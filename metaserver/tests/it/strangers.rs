@@ -1,16 +1,20 @@
-//! What people on the network may try with the HTTP port; and its description of itself.
+//! What people on the network may try with both ports; and the description the HTTP port has of
+//! itself.
 
+use bytes::BytesMut;
+use qmq_protocol::command::broker_acquire_meta::BrokerAcquireMetaRequest;
+use qmq_protocol::command::client_register::{ClientRegisterRequest, ClientType};
+use qmq_protocol::{CommandCode, Encode};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-use qmq_protocol::command::client_register::ClientType;
 
 use crate::node::{G1, Node, PATIENCE, Place, TOKEN, http, question};
 
 on_each_database! {
     every_action_is_described_and_protected_as_it_says,
     words_of_sql_are_only_words,
+    words_of_sql_are_only_words_to_brokers_and_clients,
     floods_of_headers_and_bodies_are_refused,
     a_crowd_that_says_nothing_holds_up_nobody,
 }
@@ -132,24 +136,105 @@ async fn words_of_sql_are_only_words(place: Place) {
         for (path, key) in [
             ("/subject/consumers", "subject"),
             ("/slave/meta", "groupName"),
-            ("/onoffline", "clientId"),
         ] {
             let mut url = reqwest::Url::parse(&format!("{}{path}", node.http())).unwrap();
-            url.query_pairs_mut()
-                .append_pair(key, word)
-                .append_pair("operation", "query")
-                .append_pair("consumerGroup", "g")
-                .append_pair("subject", "s")
-                .append_pair("state", "0");
+            url.query_pairs_mut().append_pair(key, word);
             let reply = http().get(url).send().await.unwrap();
             assert_eq!(reply.status(), 200, "{path} {word}");
         }
+        switch_with_words(&node, word).await;
     }
     let after = (
         list("ListBrokerGroups").await,
         list("ListSubjectRoutes").await,
     );
     assert_eq!(after, before);
+    node.stop().await;
+}
+
+/// `/onoffline` with a word in the place of each value.
+async fn switch_with_words(node: &Node, word: &str) {
+    let url = format!("{}/onoffline", node.http());
+    for operation in ["query", "update"] {
+        let call = [
+            ("operation", operation),
+            ("clientId", "c"),
+            ("subject", "s"),
+            ("consumerGroup", "g"),
+            ("state", "1"),
+        ];
+        for odd in call {
+            let body = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(
+                    call.map(|(key, value)| (key, if key == odd.0 { word } else { value })),
+                )
+                .finish();
+            let request = http().post(&url).body(body);
+            let request = request
+                .header("Content-Type", "application/x-www-form-urlencoded")
+                .header("X-Api-Token", TOKEN);
+            let reply = request.send().await.unwrap().text().await.unwrap();
+            let answer: Value = serde_json::from_str(&reply).unwrap();
+            // A switch may be for anybody, but neither what is done nor a state may be anything.
+            let is_refused = matches!(odd.0, "operation" | "state");
+            assert_eq!(
+                answer["status"] == -1,
+                is_refused,
+                "{odd:?}={word}: {reply}"
+            );
+            assert!(!reply.to_lowercase().contains("syntax"), "{reply}");
+        }
+    }
+}
+
+/// The other port has no tokens.
+async fn words_of_sql_are_only_words_to_brokers_and_clients(place: Place) {
+    let node = place.start().await;
+    node.bring_online(G1).await;
+    let consumer = question("order.paid", ClientType::Consumer);
+    node.ask_until(consumer, |answer| answer.names() == ["g1"])
+        .await;
+    let groups = node.manage(&[("action", "ListBrokerGroups")]).await;
+    for word in WORDS {
+        for client_type in [ClientType::Consumer, ClientType::Producer] {
+            let usual = question("order.paid", client_type);
+            let odd = [
+                ClientRegisterRequest {
+                    client_id: word,
+                    ..usual
+                },
+                ClientRegisterRequest {
+                    app_code: word,
+                    ..usual
+                },
+                ClientRegisterRequest {
+                    consumer_group: word,
+                    ..usual
+                },
+                ClientRegisterRequest { ldc: word, ..usual },
+            ];
+            for odd in odd {
+                assert_eq!(node.ask(odd).await.names(), ["g1"], "{odd:?}");
+            }
+            let subject = question(word, client_type);
+            let answer = node.ask(subject).await;
+            assert_eq!((answer.code, answer.subject.as_str()), (0, word));
+        }
+        assert_eq!(node.beat(word, G1.address).await, 51);
+        assert_eq!(node.beat("g1", word).await, 51);
+        let acquire = BrokerAcquireMetaRequest {
+            hostname: word,
+            port: 20881,
+        };
+        let write = |out: &mut BytesMut| acquire.encode(9, out);
+        let reply = node.request(CommandCode::BrokerAcquireMeta, write).await;
+        assert_eq!(reply.header.code, 51);
+    }
+    assert_eq!(node.manage(&[("action", "ListBrokerGroups")]).await, groups);
+    let routes = node.manage(&[("action", "ListSubjectRoutes")]).await;
+    assert!(
+        routes.contains("{\"subject\":\"order.paid\",\"brokerGroups\":[\"g1\"],\"version\":1,")
+    );
     node.stop().await;
 }
 
