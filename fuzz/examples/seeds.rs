@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qmq_protocol::command::pull::PULL_HEADER_BYTES;
 use qmq_protocol::frame::PREFIX_BYTES;
 use serde_json::Value;
 
@@ -22,8 +23,9 @@ const TARGETS: [(&str, &str); 9] = [
 ];
 
 /// Bodies of which no frames are kept: target, version, body. Sync requests, log, heartbeat,
-/// dispatch file, digest, checkpoint; answers to legacy clients.
-const BODIES: [(&str, u8, &[u8]); 9] = [
+/// dispatch file, digest, checkpoint; answers to legacy clients; requests to browse by sequence, in
+/// memory by time, and for the newest, an answer without messages.
+const BODIES: [(&str, u8, &[u8]); 13] = [
     ("sync", 9, b"\x02\0\0\0\0\0\0\0\x4f\0\0\0\0\0\0\0\0"),
     (
         "sync",
@@ -54,7 +56,18 @@ const BODIES: [(&str, u8, &[u8]); 9] = [
         b"\0\x01s\x01\0\x01\0\x02g1\0\x0e10.0.0.1:20881\0\0\0\0\0\0\0\0\0\x05\x01",
     ),
     ("send", 3, b"\0\x01i\0\0\0\0\0\0\0\x01j\0\0\0\x05\0\x03why"),
+    ("browse", 9, b"\0\x03a.b\0\0\0\0\0\0\0\0\0\x07\0\0\0\x64"),
+    (
+        "browse",
+        9,
+        b"\0\x03a.b\x01\x01\0\0\x01\x99\0\0\0\0\0\0\0\x64",
+    ),
+    ("browse", 9, b"\0\x03a.b\0\x02\0\0\0\0\0\0\0\x0a\0\0\0\x0a"),
+    ("browse", 9, b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x09"),
 ];
+
+/// What stands in front of the one message of an answer to BROWSE: version, next, end, sequence.
+const BROWSED: &[u8] = b"\0\x09\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x07";
 
 fn main() -> std::io::Result<()> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -87,6 +100,13 @@ fn main() -> std::io::Result<()> {
         // The version stands at 12; frames cut short in front of the body have none.
         if let (Some(version), Some(body)) = (frame.get(12..14), frame.get(PREFIX_BYTES..)) {
             write(target, name, [version, body])?;
+            // A message looks the same in both answers.
+            if let (true, Some(message)) = (
+                name.starts_with("pull_response"),
+                body.get(PULL_HEADER_BYTES..),
+            ) {
+                write("browse", name, [BROWSED, message])?;
+            }
         }
         if frame.len() < 200 && !name.starts_with("malformed") {
             stream.extend(frame);
