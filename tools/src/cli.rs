@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::action::{Change, Look};
 use crate::command::bench::Bench;
@@ -26,6 +26,7 @@ use crate::command::show_brokers::ShowBrokers;
 use crate::command::show_consumers::ShowConsumers;
 use crate::command::show_subjects::ShowSubjects;
 use crate::command::subscribe::Subscribe;
+use crate::spelling;
 
 /// Port of a metaserver's HTTP side when none is given.
 const HTTP_PORT_DEFAULT: u16 = 8080;
@@ -144,6 +145,17 @@ pub(crate) enum Command {
     Version,
 }
 
+/// What this program was asked for. Ends it with a usage message when that cannot be understood.
+pub(crate) fn read() -> Cli {
+    let mut matches = definition().get_matches();
+    Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+}
+
+/// All commands with all their options.
+pub(crate) fn definition() -> clap::Command {
+    spelling::either_way(Cli::command())
+}
+
 /// `host[:port]` of a broker or delay server, where clients connect.
 pub(crate) type BrokerAddress = HostPort<BROKER_PORT_DEFAULT>;
 /// `host[:port]` of a metaserver's HTTP side.
@@ -208,13 +220,11 @@ impl<const PORT: u16> fmt::Display for HostPort<PORT> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn definitions_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, TOKEN, answer_to};
@@ -98,6 +98,25 @@ impl Where {
             }
         }
         Ok(all)
+    }
+
+    /// What [`Self::ask`] would ask: of the servers that were named, else of all that the metaserver
+    /// knows.
+    pub(crate) fn planned(&self, path: &str, parameters: &[(&str, String)]) -> Value {
+        let named = self.server.iter().map(ToString::to_string);
+        let named: Vec<String> = named.collect();
+        let metaserver = self.metaserver.as_ref().filter(|_| named.is_empty());
+        let parameters: serde_json::Map<_, _> = parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+            .collect();
+        json!({
+            "dryRun": true,
+            "servers": named,
+            "metaserver": metaserver.map(ToString::to_string),
+            "path": path,
+            "parameters": parameters,
+        })
     }
 
     fn request(

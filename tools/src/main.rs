@@ -14,6 +14,7 @@ mod message;
 mod output;
 mod progress;
 mod site;
+mod spelling;
 mod table;
 mod when;
 
@@ -21,14 +22,13 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use cli::Cli;
 use output::Outcome;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::read();
     log_to_stderr();
     match run(cli) {
         Ok(outcome) => outcome.exit_code(),

@@ -41,7 +41,7 @@ pub(crate) struct Writes {
     #[arg(long, env = "QMQ_TOKEN", hide_env_values = true)]
     pub(crate) token: String,
     /// Only shows what would be asked of the metaserver.
-    #[arg(long, alias = "dryRun")]
+    #[arg(long)]
     pub(crate) dry_run: bool,
 }
 

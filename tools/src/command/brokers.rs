@@ -14,26 +14,22 @@ const BACKUP_ROLES: [i32; 2] = [4, 7];
 #[derive(Args, Debug)]
 struct Broker {
     /// Name of the broker group.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: String,
     /// 0 master, 1 slave, 4 backup, 5 delay master, 6 delay slave, 7 delay backup.
     #[arg(long, allow_negative_numbers = true)]
     role: i32,
     /// Host name the broker reports for itself.
-    #[arg(long, alias = "hostName", alias = "host-name")]
+    #[arg(long, alias = "host-name")]
     hostname: String,
     /// Address that clients use.
     #[arg(long)]
     ip: String,
     /// Port that clients use.
-    #[arg(
-        long = "servePort",
-        alias = "serve-port",
-        allow_negative_numbers = true
-    )]
+    #[arg(long = "servePort", allow_negative_numbers = true)]
     serve_port: i32,
     /// Port that slaves use. Adding a backup (roles 4 and 7) needs none.
-    #[arg(long = "syncPort", alias = "sync-port", allow_negative_numbers = true)]
+    #[arg(long = "syncPort", allow_negative_numbers = true)]
     sync_port: Option<i32>,
 }
 
@@ -91,7 +87,7 @@ impl Action for ReplaceBroker {
 #[derive(Args, Debug)]
 pub(crate) struct SwapBrokers {
     /// The group whose master and slave change places.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: String,
 }
 
@@ -106,12 +102,7 @@ impl Action for SwapBrokers {
 #[derive(Args, Debug)]
 pub(crate) struct ListBrokers {
     /// Only brokers of this group.
-    #[arg(
-        long = "brokerGroup",
-        alias = "broker-group",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long = "brokerGroup", default_value = "", hide_default_value = true)]
     broker_group: String,
     #[command(flatten)]
     page: Page,

@@ -3,10 +3,10 @@
 use std::io;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::output::Outcome;
 
 #[derive(Args, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> Result<Outcome> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), self.name, &mut script);
+        clap_complete::generate(self.shell, &mut cli::definition(), self.name, &mut script);
         io::Write::write_all(&mut io::stdout().lock(), &script)?;
         Ok(Outcome::Done)
     }

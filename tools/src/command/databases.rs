@@ -19,7 +19,7 @@ pub(crate) struct AddDb {
     #[arg(long)]
     port: u16,
     /// The user the watchdog logs in as.
-    #[arg(long, alias = "userName", alias = "user-name")]
+    #[arg(long, alias = "user-name")]
     username: String,
     /// The user's password. Other users of this machine can see it in the list of processes.
     #[arg(

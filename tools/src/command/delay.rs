@@ -28,7 +28,7 @@ pub(crate) struct Delay {
 enum What {
     /// Prevents the delivery of a message: `cancelled`, `already cancelled`, `dispatching` (it is
     /// on its way and may arrive), `delivered`. Done if a copy is cancelled and none dispatching.
-    Cancel(OneMessage),
+    Cancel(Change),
     /// Gives a message another time: `rescheduled`, or why not. Done if a copy got its time.
     Reschedule(Reschedule),
     /// Tells when a message is due: `pending`, `dispatching`, `delivered`, `cancelled`.
@@ -51,10 +51,20 @@ struct OneMessage {
     message_id: String,
 }
 
+/// A message that is to be changed.
+#[derive(Args, Debug)]
+struct Change {
+    #[command(flatten)]
+    message: OneMessage,
+    /// Only shows what would be asked of the delay servers.
+    #[arg(long)]
+    dry_run: bool,
+}
+
 #[derive(Args, Debug)]
 struct Reschedule {
     #[command(flatten)]
-    message: OneMessage,
+    change: Change,
     /// Due so long from now on: 250ms, 90s, 30m, 1h30m, 2d.
     #[arg(long, value_name = "DURATION", value_parser = after, required_unless_present = "due")]
     delay: Option<Moment>,
@@ -97,22 +107,15 @@ impl Delay {
     pub(crate) async fn run(self) -> Result<Outcome> {
         let now = SystemClock.now();
         match self.what {
-            What::Cancel(message) => {
-                let answers = message.ask(Method::POST, "/delay/cancel", None).await?;
-                tell_entries(&answers, |entries| is_done(entries, &CANCELLED))
-            }
-            What::Reschedule(Reschedule {
-                message,
-                delay,
-                due,
-            }) => {
+            What::Cancel(change) => change.run("/delay/cancel", None, &CANCELLED).await,
+            What::Reschedule(Reschedule { change, delay, due }) => {
                 let due = delay.or(due).map(|due| due.from(now));
-                let answers = message.ask(Method::POST, "/delay/reschedule", due).await?;
-                tell_entries(&answers, |entries| is_done(entries, &["rescheduled"]))
+                change.run("/delay/reschedule", due, &["rescheduled"]).await
             }
             What::Find(message) => {
-                let answers = message.ask(Method::GET, "/delay/find", None).await?;
-                tell_entries(&answers, |entries| !entries.is_empty())
+                let parameters = message.parameters();
+                let answers = message.at.ask(&Method::GET, "/delay/find", &parameters);
+                tell_entries(&answers.await?, |entries| !entries.is_empty())
             }
             What::Count(selection) => {
                 let parameters = selection.parameters(now);
@@ -131,13 +134,26 @@ impl Delay {
 const CANCELLED: [&str; 2] = ["cancelled", "already cancelled"];
 
 impl OneMessage {
-    async fn ask(&self, method: Method, path: &str, due: Option<UnixMillis>) -> Result<Answers> {
-        let mut parameters = vec![
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![
             ("subject", self.subject.clone()),
             ("messageId", self.message_id.clone()),
-        ];
+        ]
+    }
+}
+
+impl Change {
+    /// Done if a copy is answered with one of these.
+    async fn run(self, path: &str, due: Option<UnixMillis>, done: &[&str]) -> Result<Outcome> {
+        let at = &self.message.at;
+        let mut parameters = self.message.parameters();
         parameters.extend(due.map(|due| ("due", due.to_string())));
-        self.at.ask(&method, path, &parameters).await
+        if self.dry_run {
+            println!("{}", at.planned(path, &parameters));
+            return Ok(Outcome::Done);
+        }
+        let answers = at.ask(&Method::POST, path, &parameters).await?;
+        tell_entries(&answers, |entries| is_done(entries, done))
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "SECONDS", requires = "follow")]
     timeout: Option<u64>,
     /// Only messages of this broker group.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: Option<String>,
 }
 

@@ -19,11 +19,11 @@ pub(crate) struct OnOffline {
     #[arg(long)]
     subject: String,
     /// Its consumer group.
-    #[arg(long, alias = "consumerGroup", alias = "consumer-group")]
+    #[arg(long, alias = "consumer-group")]
     group: String,
     /// Its client id, or '*' for all of the group. Back online, '*' also forgets what was said of
     /// single ones.
-    #[arg(long = "clientId", alias = "client-id")]
+    #[arg(long = "clientId")]
     client_id: String,
     /// What it shall be. Without it: tells what was said of exactly this one.
     #[arg(long, value_enum)]

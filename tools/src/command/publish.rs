@@ -74,7 +74,7 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
     retain: u8,
     /// Only shows the messages, as `sub` would.
-    #[arg(long, alias = "dryRun")]
+    #[arg(long)]
     dry_run: bool,
     /// Prints an object with `confirmed`, `messages` and `seconds`.
     #[arg(long)]

@@ -10,7 +10,7 @@ use crate::action::{Action, Parameter};
 #[derive(Args, Debug)]
 struct Mark {
     /// The broker group.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: String,
     /// The subject, or '*' for all.
     #[arg(long, default_value = "*")]

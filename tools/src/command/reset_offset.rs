@@ -13,7 +13,7 @@ pub(crate) struct ResetOffset {
     #[arg(long)]
     subject: String,
     /// The consumer group.
-    #[arg(long, alias = "consumerGroup", alias = "consumer-group")]
+    #[arg(long, alias = "consumer-group")]
     group: String,
     /// Where it goes on: 1 or `latest` behind the newest message, 2 or `earliest` at the oldest that
     /// is kept, 3 or `time` at the time of --time.

@@ -43,7 +43,7 @@ impl Action for AddNewSubject {
 #[derive(Args, Debug)]
 struct Membership {
     /// The broker group.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: String,
     /// The subject.
     #[arg(long)]
@@ -91,13 +91,13 @@ impl Action for RemoveSubjectBrokerGroup {
 #[derive(Args, Debug)]
 pub(crate) struct ExtendSubjectRoute {
     /// The subject, or '*' for all.
-    #[arg(long = "relatedSubject", alias = "related-subject")]
+    #[arg(long = "relatedSubject")]
     related_subject: String,
     /// Only routes with this group are extended.
-    #[arg(long = "relatedBrokerGroup", alias = "related-broker-group")]
+    #[arg(long = "relatedBrokerGroup")]
     related_broker_group: String,
     /// The group they get.
-    #[arg(long = "newBrokerGroup", alias = "new-broker-group")]
+    #[arg(long = "newBrokerGroup")]
     new_broker_group: String,
 }
 

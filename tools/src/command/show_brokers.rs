@@ -17,12 +17,7 @@ pub(crate) struct ShowBrokers {
     #[command(flatten)]
     site: Reads,
     /// Only servers of this group.
-    #[arg(
-        long = "brokerGroup",
-        alias = "broker-group",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long = "brokerGroup", default_value = "", hide_default_value = true)]
     broker_group: String,
     /// Prints an array of objects.
     #[arg(long)]

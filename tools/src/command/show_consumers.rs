@@ -25,7 +25,7 @@ pub(crate) struct ShowConsumers {
     #[arg(long)]
     subject: String,
     /// Only this consumer group.
-    #[arg(long, alias = "consumerGroup", alias = "consumer-group")]
+    #[arg(long, alias = "consumer-group")]
     group: Option<String>,
     /// Also asks every broker how far the groups have come, and how much they have before them.
     #[arg(long)]

@@ -17,7 +17,7 @@ pub(crate) struct ShowSubjects {
     #[arg(long, default_value = "", hide_default_value = true)]
     subject: String,
     /// Only subjects that this group serves.
-    #[arg(long = "brokerGroup", alias = "broker-group")]
+    #[arg(long = "brokerGroup")]
     broker_group: Option<String>,
     /// Prints an array of objects.
     #[arg(long)]

@@ -128,6 +128,25 @@ fn a_message_gets_another_time() {
 }
 
 #[test]
+fn a_dry_run_changes_nothing_and_asks_nobody() {
+    let server = server("d1", "\"entries\":[{\"answer\":\"cancelled\"}]");
+    for (what, more, due) in [
+        ("cancel", &["--dry-run"][..], None),
+        ("reschedule", &["--at=1795159757436", "--dryRun"], Some("1795159757436")),
+    ] {
+        let message = [&["--subject=s", "--messageId=m-1"][..], more].concat();
+        let output = run(what, &[&server], &message);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let shown = &lines(&output)[0];
+        assert_eq!(shown["path"], format!("/delay/{what}"));
+        assert_eq!(shown["servers"], serde_json::json!([server.authority]));
+        assert_eq!(shown["parameters"]["messageId"], "m-1");
+        assert_eq!(shown["parameters"]["due"].as_str(), due);
+    }
+    assert!(server.asked.try_recv().is_err(), "nobody was asked");
+}
+
+#[test]
 fn messages_are_found_counted_and_listed_over_all_servers() {
     let found = server("d1", "\"entries\":[{\"due\":5,\"state\":\"pending\"}]");
     let output = run("find", &[&found], &MESSAGE);
