@@ -1,5 +1,5 @@
-//! One address for several servers, as a load balancer in front of them: connections go to them in
-//! turn, past those that do not answer.
+//! One address for several servers, as a load balancer in front of them: it passes over those that
+//! do not answer.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,6 +15,15 @@ const CONNECT_MAX: Duration = Duration::from_millis(200);
 /// Longest silence of either side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// Which server gets a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The next one.
+    InTurn,
+    /// The first, as long as it answers.
+    FirstThatAnswers,
+}
+
 /// Runs until it is dropped.
 #[derive(Debug)]
 pub struct Balancer {
@@ -28,12 +37,12 @@ impl Balancer {
     ///
     /// # Errors
     /// When there is no free port.
-    pub fn start(servers: Vec<SocketAddr>) -> Result<Self> {
+    pub fn start(order: Order, servers: Vec<SocketAddr>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&is_stopped);
-        let thread = std::thread::spawn(move || serve(&listener, &servers, &stopped));
+        let thread = std::thread::spawn(move || serve(&listener, order, &servers, &stopped));
         Ok(Self {
             address,
             is_stopped,
@@ -59,7 +68,7 @@ impl Drop for Balancer {
     }
 }
 
-fn serve(listener: &TcpListener, servers: &[SocketAddr], is_stopped: &AtomicBool) {
+fn serve(listener: &TcpListener, order: Order, servers: &[SocketAddr], is_stopped: &AtomicBool) {
     for turn in 0.. {
         let Ok((client, _)) = listener.accept() else {
             return;
@@ -67,10 +76,12 @@ fn serve(listener: &TcpListener, servers: &[SocketAddr], is_stopped: &AtomicBool
         if is_stopped.load(Ordering::Relaxed) {
             return;
         }
-        let in_turn = servers.iter().cycle().skip(turn % servers.len());
-        let mut in_turn = in_turn.take(servers.len());
-        let server =
-            in_turn.find_map(|server| TcpStream::connect_timeout(server, CONNECT_MAX).ok());
+        let passed_over = match order {
+            Order::InTurn => turn % servers.len(),
+            Order::FirstThatAnswers => 0,
+        };
+        let mut all = (servers.iter().cycle().skip(passed_over)).take(servers.len());
+        let server = all.find_map(|server| TcpStream::connect_timeout(server, CONNECT_MAX).ok());
         // Without a server the connection ends, as with a balancer that has none.
         if let Some(server) = server {
             std::thread::spawn(move || pass(&client, &server));

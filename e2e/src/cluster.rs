@@ -90,12 +90,20 @@ impl Cluster {
         Self::start_on(None)
     }
 
+    /// Starts a metaserver on a MariaDB of its own.
+    ///
+    /// # Errors
+    /// When one of them cannot be started.
+    pub fn start_on_mariadb() -> Result<Self> {
+        Self::start_on(Some(MariaDb::start()?))
+    }
+
     /// Starts a metaserver on a MariaDB of its own, and one broker.
     ///
     /// # Errors
     /// When one of them cannot be started.
     pub fn with_broker_on_mariadb() -> Result<Self> {
-        let mut cluster = Self::start_on(Some(MariaDb::start()?))?;
+        let mut cluster = Self::start_on_mariadb()?;
         cluster.add_broker("g1", &[])?;
         Ok(cluster)
     }

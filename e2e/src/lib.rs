@@ -19,7 +19,7 @@ pub mod stranger;
 pub mod usage;
 pub mod wait;
 
-pub use balancer::Balancer;
+pub use balancer::{Balancer, Order};
 pub use cluster::{Broker, Cluster, Kind};
 pub use golden::Golden;
 pub use later::{Later, LaterPlan, LaterRun};

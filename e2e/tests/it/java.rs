@@ -1,13 +1,14 @@
 //! The released Java client, unmodified, against our servers: starts a cluster and runs the Maven
 //! project in `e2e/java`. What is asserted about messages stands there.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use qmq_e2e::{Cluster, control, repository};
+use qmq_e2e::{Balancer, Cluster, Order, Server, control, repository};
 
 use crate::{captures, recorder};
 
@@ -21,6 +22,8 @@ const SABOTAGE_TESTS: &str = "TallyTest,AttemptsTest";
 const SCENARIO: &str = "scenario";
 /// The tests that need a delay server.
 const DELAYED: &str = "delayed";
+/// The tests that need two metaservers.
+const TWO_METASERVERS: &str = "two-metaservers";
 /// Begin of the lines in which tests tell what they measured.
 const MEASURED: &str = "lateness";
 /// Of each test class, when something failed.
@@ -30,7 +33,7 @@ const OUTPUT_LINES_SHOWN: usize = 100;
 fn newest_client_keeps_every_promise() {
     let cluster = Arc::new(Mutex::new(Cluster::with_broker_on_mariadb().unwrap()));
     let meta = cluster.lock().unwrap().meta_address().unwrap();
-    let control = control::serve(Arc::clone(&cluster)).unwrap().to_string();
+    let control = control::serve(&cluster).unwrap().to_string();
     let build = tempfile::tempdir().unwrap();
     prepare(NEWEST, build.path());
     maven(
@@ -38,7 +41,7 @@ fn newest_client_keeps_every_promise() {
         build.path(),
         &[
             "--offline",
-            &format!("-DexcludedGroups={SCENARIO},{DELAYED}"),
+            &format!("-DexcludedGroups={SCENARIO},{DELAYED},{TWO_METASERVERS}"),
             &format!("-Dqmq.meta={meta}"),
             &format!("-Dqmq.control={control}"),
         ],
@@ -101,6 +104,50 @@ fn newest_client_sends_for_later() {
     println!("{}", measured.join("\n"));
     assert!(!measured.is_empty(), "nothing was measured");
     cluster.stop().unwrap();
+}
+
+/// Everybody uses the first of two metaservers on one database until it is killed.
+#[test]
+fn newest_client_goes_on_with_the_other_metaserver() {
+    let mut cluster = Cluster::start_on_mariadb().unwrap();
+    let mut second = cluster.another_metaserver().unwrap();
+    second.start().unwrap();
+    let both = [&cluster.metaserver, &second].map(|server| server.address("http").unwrap());
+    let balancer = Balancer::start(Order::FirstThatAnswers, both.to_vec()).unwrap();
+    let meta = format!("http://{}/meta/address", balancer.address());
+    let endpoint = [("meta.server.endpoint", meta.as_str())];
+    cluster.add_broker("g1", &endpoint).unwrap();
+    let cluster = Arc::new(Mutex::new(cluster));
+    let control = control::serve(&cluster).unwrap().to_string();
+    let build = tempfile::tempdir().unwrap();
+    prepare(NEWEST, build.path());
+    assert_eq!(client_types(&second), [] as [&str; 0], "nobody uses it yet");
+    maven(
+        NEWEST,
+        build.path(),
+        &[
+            "--offline",
+            &format!("-Dgroups={TWO_METASERVERS}"),
+            &format!("-Dqmq.meta={meta}"),
+            &format!("-Dqmq.control={control}"),
+        ],
+    );
+    assert_eq!(client_types(&second), ["1", "2"], "producer and consumer");
+    cluster.lock().unwrap().broker().server.stop().unwrap();
+    second.stop().unwrap();
+}
+
+/// What kinds of clients registered with this metaserver: 1 producers, 2 consumers.
+fn client_types(metaserver: &Server) -> Vec<String> {
+    let (_, metrics) = metaserver.get("http", "/metrics").unwrap();
+    let counted = metrics
+        .lines()
+        .filter(|line| line.starts_with("clientRegisterCount"));
+    let types = counted.filter_map(|line| {
+        let (_, rest) = line.split_once("clientTypeCode=\"")?;
+        rest.split_once('"').map(|(code, _)| code.to_owned())
+    });
+    types.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qmq_e2e::{Balancer, Cluster, Load, Plan, Sabotage, Server, wait};
+use qmq_e2e::{Balancer, Cluster, Load, Order, Plan, Sabotage, Server, wait};
 
 const GROUP: &str = "g1";
 /// Heartbeats of a broker that looks for another metaserver come within this.
@@ -45,7 +45,8 @@ fn either_may_be_killed_and_clients_go_on() {
     let mut second = cluster.another_metaserver().unwrap();
     second.start().unwrap();
     let http = |server: &Server| server.address("http").unwrap();
-    let balancer = Balancer::start(vec![http(&cluster.metaserver), http(&second)]).unwrap();
+    let both = vec![http(&cluster.metaserver), http(&second)];
+    let balancer = Balancer::start(Order::InTurn, both).unwrap();
     let meta = format!("http://{}/meta/address", balancer.address());
     let endpoint = [("meta.server.endpoint", meta.as_str())];
     cluster.add_broker(GROUP, &endpoint).unwrap();

@@ -132,7 +132,11 @@ fn a_dry_run_changes_nothing_and_asks_nobody() {
     let server = server("d1", "\"entries\":[{\"answer\":\"cancelled\"}]");
     for (what, more, due) in [
         ("cancel", &["--dry-run"][..], None),
-        ("reschedule", &["--at=1795159757436", "--dryRun"], Some("1795159757436")),
+        (
+            "reschedule",
+            &["--at=1795159757436", "--dryRun"],
+            Some("1795159757436"),
+        ),
     ] {
         let message = [&["--subject=s", "--messageId=m-1"][..], more].concat();
         let output = run(what, &[&server], &message);

@@ -6,7 +6,7 @@ import java.io.InputStreamReader;
 import java.net.Socket;
 import java.nio.charset.StandardCharsets;
 
-/** Asks the harness to kill and start the broker or the database; a command returns when it is done. */
+/** Asks the harness to kill and start servers; a command returns when it is done. */
 final class Control {
     /** Longer than the harness itself waits for a broker. */
     private static final int ANSWER_MS = 180_000;
@@ -22,6 +22,11 @@ final class Control {
     /** Starts it on the same port and files; it is ready on return. */
     static void startBroker() throws IOException {
         ask("start-broker");
+    }
+
+    /** {@code kill -9} for the first metaserver; the process is gone on return. */
+    static void killMetaserver() throws IOException {
+        ask("kill-metaserver");
     }
 
     /** Kills the metaserver's database; the metaserver has noticed on return. */

@@ -21,7 +21,8 @@ final class Sender {
 
     /** Well below the 10 000 messages at which the client begins to drop. */
     private static final int UNANSWERED_MAX = 2_000;
-    private static final Duration ANSWER_MAX = Duration.ofSeconds(120);
+    /** A client that lost its metaserver needs up to two minutes to find another one. */
+    private static final Duration ANSWER_MAX = Duration.ofSeconds(240);
 
     private final String subject;
     private final List<Recipient> recipients = new ArrayList<>();
