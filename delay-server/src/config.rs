@@ -96,11 +96,7 @@ impl DelayServerConfig {
             wait_slave: settings.flag("wait.slave.wrote", false)?,
             drop_overdue_after: drop_overdue_after(settings)?,
             in_flight_max: settings.number("dispatch.in.flight.max", 8, 1..=64)?,
-            overdue_per_second: settings.number(
-                "dispatch.overdue.per.second",
-                20_000,
-                100..=10_000_000,
-            )?,
+            overdue_per_second: overdue_per_second(settings)?,
             reply_wait: Duration::from_millis(settings.number(
                 "dispatch.reply.ms",
                 5_000,
@@ -119,6 +115,14 @@ impl DelayServerConfig {
             ..DelayConfig::default()
         }
     }
+}
+
+/// `dispatch.overdue.per.second`; may change while running.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn overdue_per_second(settings: &Settings) -> Result<u32, SettingsError> {
+    settings.number("dispatch.overdue.per.second", 20_000, 100..=10_000_000)
 }
 
 fn drop_overdue_after(settings: &Settings) -> Result<Option<Duration>, SettingsError> {
@@ -189,6 +193,7 @@ mod tests {
         for pair in [
             ("overdue.drop.days", "0"),
             ("delay.max.days", "0"),
+            ("dispatch.overdue.per.second", "1"),
             ("flush.disk.type", "asnyc"),
             ("wait.slave.wrote", "yes"),
         ] {

@@ -229,6 +229,11 @@ impl Dispatch {
         }
     }
 
+    /// Lets so many overdue messages through per second from now on.
+    pub fn set_overdue_rate(&mut self, per_second: u32) {
+        self.overdue_rate.set(per_second);
+    }
+
     /// After a start: these were begun for `group` and may have arrived there. They are sent there
     /// again.
     pub fn resume(&mut self, group: &Arc<str>, begun: &[Pending], now: Moment) {

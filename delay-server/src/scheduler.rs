@@ -44,6 +44,8 @@ pub enum News {
     Replied(RequestId, Reply),
     /// The metaserver's answer about a subject.
     Route(DelaySubject, Result<FoundRoute, String>),
+    /// So many overdue messages may go out per second.
+    OverdueRate(u32),
     /// Nothing more is begun.
     Stop,
 }
@@ -184,6 +186,7 @@ impl Scheduler {
             News::Replied(request, reply) => self.dispatch.replied(request, &reply, now),
             News::Route(subject, Ok(route)) => self.routed(subject, &route, now),
             News::Route(subject, Err(_)) => self.dispatch.route_failed(subject, now),
+            News::OverdueRate(per_second) => self.dispatch.set_overdue_rate(per_second),
             News::Stop => {
                 self.stopping = Some(now);
                 self.dispatch.stop();

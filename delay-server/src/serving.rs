@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use qmq_client::RouteFinder;
-use qmq_daemon::{member, thread};
+use qmq_daemon::settings::SettingsError;
+use qmq_daemon::{Settings, member, thread};
 use qmq_model::{Clock, UnixMillis};
 use qmq_remoting::{DrainReport, Pool, PoolConfig, Server};
 use qmq_store::{DelayOpened, DelayReader, Error};
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::DelayServerConfig;
+use crate::config::{DelayServerConfig, overdue_per_second};
 use crate::control::Control;
 use crate::dispatch::{Dispatch, Limits};
 use crate::hands::Hands;
@@ -135,6 +136,20 @@ impl Serving {
             scheduler,
             drain,
         })
+    }
+
+    /// Takes over settings that were changed while running.
+    ///
+    /// # Errors
+    /// When a value makes no sense; nothing changes then.
+    pub fn follower(
+        &self,
+    ) -> impl Fn(&Settings) -> Result<(), SettingsError> + Send + Sync + use<> {
+        let news = self.news.clone();
+        move |settings| {
+            news.tell(News::OverdueRate(overdue_per_second(settings)?));
+            Ok(())
+        }
     }
 }
 

@@ -56,8 +56,8 @@ pub async fn start(
     );
     let serving = serving.map_err(|error| StartError::new(FailureKind::Running, error))?;
     let banner = banner(&config, &meta.group, &member);
-    // None of its own keys is dynamic; those of the process are.
-    tokio::spawn(follow(settings, FOLLOW_PERIOD, stop.clone(), |_| Ok(())));
+    let apply = serving.follower();
+    tokio::spawn(follow(settings, FOLLOW_PERIOD, stop.clone(), apply));
     member.register(&meta, serving, banner, stop)
 }
 

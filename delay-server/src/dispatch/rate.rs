@@ -24,6 +24,11 @@ impl Rate {
         }
     }
 
+    /// Lets another number pass from now on.
+    pub(super) fn set(&mut self, per_second: u32) {
+        self.per_second = u128::from(per_second.max(1));
+    }
+
     /// How many may pass now.
     pub(super) fn available(&mut self, now: Moment) -> usize {
         let passed = now.saturating_sub(self.at).as_nanos();
