@@ -350,15 +350,20 @@ mod tests {
         let (kind, state) = (broker_group::GroupKind::Normal, BrokerState::ReadWrite);
         db.put_group("g1", kind, "10.0.0.1:1", state).await.unwrap();
         let now_ms = db.now_ms().await.unwrap();
-        let mark = |until_ms| db.mark_silent_group_away("g1", 1_000, until_ms);
-        assert!(!mark(now_ms).await.unwrap(), "too late");
+        let (hour, later) = (3_600_000, now_ms + 3_600_000);
+        let mark = |silence, until_ms| db.mark_silent_group_away("g1", silence, until_ms);
+        assert!(!mark(-hour, later).await.unwrap(), "it was never heard");
         db.note_heard("g1").await.unwrap();
-        let heard = db.groups_heard_within(3_600_000).await.unwrap();
-        assert!(heard.contains("g1") && heard.len() == 1);
-        let mark = db.mark_silent_group_away("g1", 3_600_000, now_ms + 3_600_000);
-        assert!(!mark.await.unwrap(), "it was heard");
-        let mark = db.mark_silent_group_away("g1", -3_600_000, now_ms + 3_600_000);
-        assert!(mark.await.unwrap(), "it was not heard for so long");
+        assert!(!mark(hour, later).await.unwrap(), "it was heard");
+        assert!(db.groups_silent_for(hour).await.unwrap().is_empty());
+        let silent = db.groups_silent_for(-hour).await.unwrap();
+        assert!(silent.contains("g1") && silent.len() == 1);
+        assert!(!mark(-hour, now_ms).await.unwrap(), "too late");
+        assert!(mark(-hour, later).await.unwrap(), "silent for so long");
+        db.note_gone("g1", hour).await.unwrap();
+        assert_eq!(db.groups_silent_for(-hour).await.unwrap().len(), 1);
+        db.note_gone("g1", -hour).await.unwrap();
+        assert!(db.groups_silent_for(-hour).await.unwrap().is_empty());
         db.close().await;
     }
 

@@ -3,6 +3,10 @@
 //! Heartbeats are noted in memory and written to the shared table every few seconds; a group that
 //! nobody heard is marked as away. A metaserver that could not reach the database, or has just
 //! started, first waits for one whole time-out: by then every live broker has been heard again.
+//!
+//! A Java metaserver on the same database leaves no trace of what it hears. So ours answers only for
+//! groups that ours heard: one that it never heard, or that somebody else brought back after it went
+//! away, is left to the other until ours hears it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,6 +88,15 @@ impl Liveness {
         Ok(())
     }
 
+    /// Notes that a group took its leave.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn goes(&self, group: &str) -> DbResult<()> {
+        self.lock().remove(group);
+        self.db.note_gone(group, 0).await
+    }
+
     /// Writes and looks in rounds until `stop`; what was heard last is still written.
     pub async fn run(&self, stop: CancellationToken) {
         let mut trusted_from = Instant::now() + self.rules.heartbeat_timeout();
@@ -156,12 +169,13 @@ impl Liveness {
     /// Marks those of these groups that no other metaserver heard.
     async fn mark_unheard(&self, silent: &[&String], silence_ms: i64) -> DbResult<()> {
         let until_ms = self.db.now_ms().await? + MARK_MS_MAX;
-        let heard = self.db.groups_heard_within(silence_ms).await?;
-        for &name in silent.iter().filter(|name| !heard.contains(**name)) {
+        let unheard = self.db.groups_silent_for(silence_ms).await?;
+        for &name in silent.iter().filter(|name| unheard.contains(**name)) {
             let marked = self.db.mark_silent_group_away(name, silence_ms, until_ms);
             if !marked.await? {
                 continue;
             }
+            self.db.note_gone(name, silence_ms).await?;
             warn!(
                 group = name,
                 "no heartbeat for {silence_ms} ms: group is away"

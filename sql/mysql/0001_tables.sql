@@ -124,7 +124,8 @@ CREATE TABLE IF NOT EXISTS leader_election (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Ours: when the master of a group was last heard by any metaserver, by the clock of the database. A
--- group is away when nobody heard it for a while, not when one metaserver did not.
+-- group is away when nobody heard it for a while, not when one metaserver did not. -1 once it went
+-- away: who brings it back without being heard by ours is looked after by somebody else.
 CREATE TABLE IF NOT EXISTS qmq_broker_liveness (
     group_name   VARCHAR(30) NOT NULL PRIMARY KEY,
     last_seen_ms BIGINT NOT NULL

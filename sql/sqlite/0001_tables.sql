@@ -107,7 +107,8 @@ CREATE TABLE IF NOT EXISTS leader_election (
 );
 
 -- Ours: when the master of a group was last heard by any metaserver. A group is away when nobody
--- heard it for a while, not when one metaserver did not.
+-- heard it for a while, not when one metaserver did not. -1 once it went away: who brings it back
+-- without being heard by ours is looked after by somebody else.
 CREATE TABLE IF NOT EXISTS qmq_broker_liveness (
     group_name   TEXT    NOT NULL PRIMARY KEY,
     last_seen_ms INTEGER NOT NULL                -- clock of the database

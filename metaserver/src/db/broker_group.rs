@@ -191,8 +191,8 @@ impl Db {
         Ok(self.execute(query).await? > 0)
     }
 
-    /// Marks a group as away if no metaserver has heard it for `silence_ms`; `true` when this call
-    /// did it. One statement, so that a heartbeat in between is not overruled. A database that hung
+    /// Marks a group as away if a metaserver of ours once heard it and none has for `silence_ms`;
+    /// `true` when this call did it. One statement, so that a heartbeat in between is not overruled. A database that hung
     /// does not do it after `until_ms` by its clock: while it hung it heard nobody.
     ///
     /// # Errors
@@ -205,9 +205,9 @@ impl Db {
     ) -> DbResult<bool> {
         let query = self.query(
             "UPDATE broker_group SET broker_state = 4, update_time = {now} \
-             WHERE group_name = ? AND broker_state <> 4 AND {now_ms} < ? AND NOT EXISTS (\
+             WHERE group_name = ? AND broker_state <> 4 AND {now_ms} < ? AND EXISTS (\
              SELECT 1 FROM qmq_broker_liveness l WHERE l.group_name = broker_group.group_name \
-             AND l.last_seen_ms > {now_ms} - ?)",
+             AND l.last_seen_ms >= 0 AND l.last_seen_ms <= {now_ms} - ?)",
         );
         let query = query.bind(name.to_owned()).bind(until_ms).bind(silence_ms);
         Ok(self.execute(query).await? > 0)

@@ -1,4 +1,6 @@
-//! Table `qmq_broker_liveness`: when any metaserver last heard the master of a group.
+//! Table `qmq_broker_liveness`: when any metaserver of ours last heard the master of a group; -1 once
+//! the group went away. A group without a row was never heard by ours, but maybe by a Java
+//! metaserver on the same database, which leaves no trace of that.
 
 use std::collections::HashSet;
 
@@ -46,13 +48,30 @@ impl Db {
         Ok(())
     }
 
-    /// The groups that some metaserver heard within the last `silence_ms`.
+    /// Notes that a group went away, unless it was heard within the last `silence_ms`. Until one of
+    /// ours hears it again it is nobody's business here: somebody else may bring it back.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn groups_heard_within(&self, silence_ms: i64) -> DbResult<HashSet<String>> {
-        let query = self
-            .query("SELECT group_name FROM qmq_broker_liveness WHERE last_seen_ms > {now_ms} - ?");
+    pub async fn note_gone(&self, group: &str, silence_ms: i64) -> DbResult<()> {
+        let query = self.query(
+            "UPDATE qmq_broker_liveness SET last_seen_ms = -1 \
+             WHERE group_name = ? AND last_seen_ms <= {now_ms} - ?",
+        );
+        let query = query.bind(group.to_owned()).bind(silence_ms);
+        self.execute(query).await.map(drop)
+    }
+
+    /// The groups that some metaserver of ours heard, that did not go away since, and that none has
+    /// heard within the last `silence_ms`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn groups_silent_for(&self, silence_ms: i64) -> DbResult<HashSet<String>> {
+        let query = self.query(
+            "SELECT group_name FROM qmq_broker_liveness \
+             WHERE last_seen_ms >= 0 AND last_seen_ms <= {now_ms} - ?",
+        );
         let rows = self.scan(query.bind(silence_ms)).await?;
         let names = rows.iter().map(|row| row.try_get(0));
         Ok(names.collect::<sqlx::Result<_>>()?)

@@ -173,6 +173,9 @@ impl Broker<'_> {
             .db
             .put_group(group_name, self.kind(), broker_address, state)
             .await?;
+        if state == BrokerState::Away {
+            self.state.liveness.goes(group_name).await?;
+        }
         info!(
             group = group_name,
             address = broker_address,

@@ -15,10 +15,10 @@ use qmq_protocol::command::broker_acquire_meta::{
 use qmq_protocol::command::broker_register::BrokerRequestType::{Heartbeat, Offline, Online};
 use qmq_protocol::command::client_register::ClientType;
 use qmq_protocol::{CommandCode, Decode, Encode};
-use sqlx::Row;
+use sqlx::{AnyPool, AssertSqlSafe, Row};
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{G1, Master, Node, PATIENCE, Place, question};
+use crate::node::{G1, G2, Master, Node, PATIENCE, Place, question};
 
 on_each_database! {
     a_broker_learns_who_it_is_and_whom_it_copies_from,
@@ -30,6 +30,7 @@ on_each_database! {
     a_broker_that_died_while_nobody_watched_is_found,
     a_dead_broker_stays_dead_when_all_metaservers_are_restarted,
     a_broker_that_moves_to_another_metaserver_stays,
+    a_broker_of_a_java_metaserver_is_left_to_it,
     a_broker_of_ours_registers_and_takes_its_leave,
 }
 
@@ -319,6 +320,82 @@ async fn a_broker_that_moves_to_another_metaserver_stays(place: Place) {
     }
     left.stop().await;
     joined.stop().await;
+}
+
+/// A Java metaserver on the same database writes a state only when it changes, and nothing of what it
+/// hears.
+async fn a_broker_of_a_java_metaserver_is_left_to_it(place: Place) {
+    let node = place.start_with(quick(&place, SILENCE / 4)).await;
+    let sql = place.sql().await;
+    let theirs = format!(
+        "INSERT INTO broker_group (group_name, kind, master_address, broker_state, create_time, \
+         update_time) VALUES ('theirs', 1, '10.0.0.9:1', 1, {now}, {now})",
+        now = place.now()
+    );
+    run(&sql, &theirs).await;
+    node.bring_online(G1).await;
+    gone(&sql, "g1").await;
+    assert_eq!(state_of(&sql, "theirs").await, 1, "ours never heard it");
+
+    // The broker turns to the Java metaserver.
+    run(
+        &sql,
+        "UPDATE broker_group SET broker_state = 1 WHERE group_name = 'g1'",
+    )
+    .await;
+    node.ask_until(question("order.paid", ClientType::Consumer), |answer| {
+        answer.names() == ["g1", "theirs"]
+    })
+    .await;
+    node.bring_online(G2).await;
+    for _ in 0..2 {
+        assert_eq!(node.report(G2, Online, ReadWrite).await, 0);
+        gone(&sql, "g2").await;
+        assert_eq!(
+            state_of(&sql, "g1").await,
+            1,
+            "somebody else brought it back"
+        );
+    }
+    // It turns to ours again, and dies.
+    assert_eq!(node.report(G1, Heartbeat, ReadWrite).await, 0);
+    gone(&sql, "g1").await;
+    // One that takes its leave from ours and comes back there is theirs at once.
+    assert_eq!(node.report(G1, Online, ReadWrite).await, 0);
+    assert_eq!(node.report(G1, Offline, ReadWrite).await, 0);
+    run(
+        &sql,
+        "UPDATE broker_group SET broker_state = 1 WHERE group_name = 'g1'",
+    )
+    .await;
+    assert_eq!(node.report(G2, Online, ReadWrite).await, 0);
+    gone(&sql, "g2").await;
+    let states = (state_of(&sql, "g1").await, state_of(&sql, "theirs").await);
+    assert_eq!(states, (1, 1));
+    node.stop().await;
+}
+
+async fn run(sql: &AnyPool, statement: &str) {
+    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(sql);
+    assert_eq!(done.await.unwrap().rows_affected(), 1);
+}
+
+async fn state_of(sql: &AnyPool, group: &str) -> i64 {
+    let query = "SELECT CAST(broker_state AS SIGNED) FROM broker_group WHERE group_name = ?";
+    let query = sqlx::query_scalar(query).bind(group.to_owned());
+    query.fetch_one(sql).await.unwrap()
+}
+
+/// Waits until a group is away.
+async fn gone(sql: &AnyPool, group: &str) {
+    let look = async {
+        while state_of(sql, group).await != 4 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look)
+        .await
+        .expect("the group must go away");
 }
 
 /// Our own broker side against our own metaserver.
