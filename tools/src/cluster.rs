@@ -7,7 +7,7 @@ use qmq_client::{
 };
 
 use crate::cli::{BrokerAddress, Metaserver};
-use crate::site::Reads;
+use crate::site::{INSTEAD, MaybeMetaserver, Reads};
 
 /// Name under which the application shows up at the metaserver.
 pub(crate) const APP_CODE: &str = "qmq-tools";
@@ -19,18 +19,11 @@ const NORMAL: &str = "NORMAL";
 /// Options of commands that have to do with messages.
 #[derive(Args, Debug)]
 pub(crate) struct Cluster {
-    /// HTTP side of the metaserver. Default port: 8080.
-    #[arg(
-        long,
-        alias = "meta-server",
-        value_name = "HOST[:PORT]",
-        env = "QMQ_META",
-        required_unless_present = "connect"
-    )]
-    metaserver: Option<Metaserver>,
+    #[command(flatten)]
+    by: MaybeMetaserver,
     /// Talks to this broker only and asks no metaserver, whatever QMQ_META says. Default port:
     /// 20881.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(long, value_name = "HOST[:PORT]", group = INSTEAD)]
     connect: Option<BrokerAddress>,
 }
 
@@ -42,7 +35,7 @@ enum Whom<'a> {
 
 impl Cluster {
     fn whom(&self) -> Whom<'_> {
-        match (&self.connect, &self.metaserver) {
+        match (&self.connect, &self.by.metaserver) {
             (Some(broker), _) => Whom::Broker(broker.to_string()),
             (None, Some(metaserver)) => Whom::Metaserver(metaserver),
             (None, None) => unreachable!("the command line needs one of them"),

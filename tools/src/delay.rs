@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, TOKEN, answer_to};
-use crate::cli::{DELAY_ADMIN_PORT_DEFAULT, DelayServer, Metaserver};
-use crate::site::Reads;
+use crate::cli::{DELAY_ADMIN_PORT_DEFAULT, DelayServer};
+use crate::site::{INSTEAD, MaybeMetaserver, Reads};
 
 /// Role of the servers that are asked: slaves decide nothing.
 const ROLE: &str = "DELAY_MASTER";
@@ -21,22 +21,15 @@ const ASKED_AT_ONCE_MAX: usize = 32;
 /// Which servers are asked, and as whom.
 #[derive(Args, Debug)]
 pub(crate) struct Where {
-    /// HTTP side of the metaserver, which knows all delay servers. Default port: 8080.
-    #[arg(
-        long,
-        alias = "meta-server",
-        value_name = "HOST[:PORT]",
-        env = "QMQ_META",
-        required_unless_present = "server"
-    )]
-    metaserver: Option<Metaserver>,
+    #[command(flatten)]
+    by: MaybeMetaserver,
     /// Port of the HTTP side (`admin.port`) of the delay servers the metaserver names.
     #[arg(long, value_name = "PORT", default_value_t = DELAY_ADMIN_PORT_DEFAULT)]
     admin_port: u16,
     /// HTTP side of a delay server, instead of those the metaserver names; may be given several
     /// times, also where QMQ_META is set. Default port: 20884. A message unknown to these may still
     /// be with others.
-    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "admin_port")]
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "admin_port", group = INSTEAD)]
     server: Vec<DelayServer>,
     /// Token from the valid-api-tokens.properties of the servers.
     #[arg(long, env = "QMQ_TOKEN", hide_env_values = true, default_value = "")]
@@ -105,7 +98,7 @@ impl Where {
     pub(crate) fn planned(&self, path: &str, parameters: &[(&str, String)]) -> Value {
         let named = self.server.iter().map(ToString::to_string);
         let named: Vec<String> = named.collect();
-        let metaserver = self.metaserver.as_ref().filter(|_| named.is_empty());
+        let metaserver = self.by.metaserver.as_ref().filter(|_| named.is_empty());
         let parameters: serde_json::Map<_, _> = parameters
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
@@ -137,7 +130,7 @@ impl Where {
     }
 
     async fn servers(&self) -> Result<Vec<DelayServer>> {
-        let metaserver = self.metaserver.as_ref();
+        let metaserver = self.by.metaserver.as_ref();
         let Some(metaserver) = metaserver.filter(|_| self.server.is_empty()) else {
             return Ok(self.server.clone());
         };

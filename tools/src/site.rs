@@ -10,6 +10,23 @@ use crate::cli::Metaserver;
 /// Longest secret that is read from standard input, bytes.
 const SECRET_BYTES_MAX: u64 = 4096;
 
+/// The group of options that stand in for `--metaserver`: addresses of other servers.
+pub(crate) const INSTEAD: &str = "instead-of-metaserver";
+
+/// A metaserver, unless a server is named itself by an option of the group [`INSTEAD`].
+#[derive(Args, Debug)]
+pub(crate) struct MaybeMetaserver {
+    /// HTTP side of the metaserver. Default port: 8080.
+    #[arg(
+        long,
+        alias = "meta-server",
+        value_name = "HOST[:PORT]",
+        env = "QMQ_META",
+        required_unless_present = INSTEAD
+    )]
+    pub(crate) metaserver: Option<Metaserver>,
+}
+
 /// Options of commands that only look.
 #[derive(Args, Debug)]
 pub(crate) struct Reads {
