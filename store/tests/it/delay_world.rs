@@ -1,6 +1,8 @@
 //! A delay store on the faulty file system under random load, beside a plain model of what it
 //! promised. Checks return what they find broken, so that sabotage tests can ask for it.
 
+mod message;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use qmq_store::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use self::message::{Fate, InCommit, Message};
 use crate::world::{Checked, End, Trouble, ensure, stopped};
 
 const SUBJECTS: [&str; 3] = ["order.changed", "订单.创建", "s"];
@@ -23,61 +26,6 @@ const GROUPS: [&str; 3] = ["brokerGroup1", "brokerGroup2", "组3"];
 const MINUTE: i64 = 60_000;
 /// Longer than any message of a test is away.
 pub(crate) const FAR: UnixMillis = UnixMillis(i64::MAX);
-
-/// What the model says about a message.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
-    Pending,
-    Begun(&'static str),
-    Delivered,
-    Cancelled,
-    /// Another one took its place.
-    Moved,
-}
-
-impl Fate {
-    fn is_done(&self) -> bool {
-        matches!(self, Self::Delivered | Self::Cancelled | Self::Moved)
-    }
-}
-
-/// A message whose number was handed out.
-#[derive(Clone, Debug)]
-struct Message {
-    entry: Pending,
-    subject: &'static str,
-    id: String,
-    payload: Bytes,
-    fate: Fate,
-    /// What it may be after a power cut: everything it was since it was last surely durable.
-    since_durable: Vec<Fate>,
-    /// What it may be after the process died: everything it was since the last commit.
-    since_commit: Vec<Fate>,
-    /// The commit of its acceptance returned.
-    is_acked: bool,
-    /// It survives a power cut.
-    is_durable: bool,
-}
-
-/// What a message was when a commit was begun.
-struct InCommit {
-    number: u64,
-    fate: Fate,
-    /// How much it was since, including what it is.
-    since_durable: usize,
-    since_commit: usize,
-}
-
-impl InCommit {
-    fn of((number, message): (&u64, &Message)) -> Self {
-        Self {
-            number: *number,
-            fate: message.fate.clone(),
-            since_durable: message.since_durable.len(),
-            since_commit: message.since_commit.len(),
-        }
-    }
-}
 
 /// A payload as on the wire, with this much of a body.
 pub(crate) fn payload(subject: &str, id: &str, body: usize) -> Bytes {
