@@ -3,7 +3,7 @@
 # docs/performance.md from what was measured. Nothing else should run on the machine.
 #
 # usage: bench.sh [--quick] [--rounds N] [--seconds S] [--backlog N] [--peer HOST:PORT[=NAME]]...
-#                 [--peer-start COMMAND] [--only CASE]... [--results FILE] [--add]
+#                 [--peer-start COMMAND] [--only CASE]... [--results FILE] [--add] [--profile]
 #
 # --quick     a smoke run: one round of a second each, results in a folder of their own
 # --rounds    how often everything is measured; default 5
@@ -15,6 +15,8 @@
 # --only      only cases whose names begin like this
 # --results   lines of results; default docs/performance/results.jsonl
 # --add       leaves the results of other cases than those of --only in the file
+# --profile   measures nothing: writes what the broker spends its processor time on, in the cases
+#             that are as fast as possible, to docs/performance/profile-CASE.txt; needs perf
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$here/base.sh"
 # Each server here has a home and a configuration of its own.
@@ -42,20 +44,28 @@ pending_bytes=300
 register_subjects=1000000
 register_groups=10000
 log_bytes=4294967296
+page_mebibytes=512
+page_pause=10
+# Samples per second of a profile, and the least share of an item that it shows, in percent.
+PROFILE_HERTZ=997
+PROFILE_SHARE=0.5
+PROFILE_TIME=70%-100%
 quick=false
 add=false
+profile=false
 results=
 peers=()
 peer_start=
 only=()
 
 usage() {
-    sed -n '/^# usage/,/^# --add/s/^# //p' -- "${BASH_SOURCE[0]}"
+    sed -n '/^# usage/,/needs perf$/s/^# //p' -- "${BASH_SOURCE[0]}"
 }
 
 while [[ $# -gt 0 ]]; do
     case $1 in
     --quick) quick=true ;;
+    --profile) profile=true ;;
     --add) add=true ;;
     --rounds | --seconds | --backlog | --peer | --peer-start | --only | --results)
         [[ $# -ge 2 ]] || fail "$1 needs a value"
@@ -101,7 +111,7 @@ document=$QMQ_SOURCE/docs/performance.md
 short=$QMQ_SOURCE/README.md
 if $quick; then
     rounds=1 seconds=1 warm_up=0.2 backlog=20000 log_bytes=134217728 messages_later=20000 delay_lead=3
-    pending_most=100000 register_subjects=5000 register_groups=50
+    pending_most=100000 register_subjects=5000 register_groups=50 page_mebibytes=16 page_pause=0.1
     results=${results:-$work/results.jsonl}
     cp -- "$document" "$work/performance.md"
     cp -- "$short" "$work/README.md"
@@ -289,9 +299,11 @@ add_result() {
     printf '{"case":"%s","contender":"%s","round":%d,"report":%s}\n' "$name" "$contender" "$round" "$report" >>"$results"
 }
 
-# Runs the bench against $address; $contender and $name say what it is.
+# Runs the bench against $address; $contender and $name say what it is. What earlier runs left to be
+# written is written before: nobody waits for the disk because of another.
 measure() {
     local report code=0
+    sync
     report=$("$QMQ_BIN_DIR/qmq-tools" bench "$@" "--connect=$address" --json) || code=$?
     [[ $code -eq 0 ]] || {
         echo "$name: $contender: exit code $code" >&2
@@ -309,26 +321,66 @@ wanted() {
     return 1
 }
 
-# One case: all contenders in turn, each with a fresh folder. A ceiling only takes messages.
+# Samples the broker while the bench runs against it. The bench makes what it needs and warms up
+# first: what counts are the samples of the end.
+profile_broker() {
+    local name=$1 pid code=0 data=$work/profile out=$QMQ_SOURCE/docs/performance/profile-$1.txt
+    shift
+    pid=$(QMQ_HOME=$work/broker-$durability instance=broker running_pid broker)
+    [[ -n $pid ]] || fail "the broker does not run"
+    perf record -q -F "$PROFILE_HERTZ" -p "$pid" -o "$data" >/dev/null 2>&1 &
+    local recorder=$!
+    "$QMQ_BIN_DIR/qmq-tools" bench "$@" "--connect=$address" --json >/dev/null || code=$?
+    kill -INT "$recorder"
+    wait "$recorder" || true
+    [[ $code -eq 0 ]] || fail "$name: exit code $code"
+    {
+        echo "$name at $(git -C "$QMQ_SOURCE" describe --always --dirty): share of the broker's processor time"
+        for key in comm comm,sym; do
+            echo
+            perf report -i "$data" --stdio --no-children --sort "$key" --time "$PROFILE_TIME" \
+                --percent-limit "$PROFILE_SHARE" 2>/dev/null |
+                sed -n '/^ *[0-9]/s/[[:space:]]*$//p'
+        done
+    } >"$out"
+    echo "profile: $out"
+}
+
+# One case: all contenders in turn, each with a fresh folder; each round begins with another one. A
+# ceiling only takes messages.
 run_case() {
-    local name=$1 durability=$2 what=$3 contender address peer
+    local name=$1 durability=$2 what=$3 contenders=(qmq) contender address turn
     shift 3
     wanted "$name" || return 0
     echo "round $round: $name"
-    contender=qmq
-    start_broker "$durability"
-    measure "$what" "$@"
-    stop_broker "$durability"
-    if [[ $what == produce ]]; then
-        contender=ceiling
-        start_ceiling "$durability"
-        measure "$what" "$@" --no-check
-        stop_ceiling
+    if $profile; then
+        start_broker "$durability"
+        profile_broker "$name" "$what" "$@"
+        stop_broker "$durability"
+        return 0
     fi
-    for peer in "${peers[@]}"; do
-        contender=${peer#*=} address=${peer%%=*}
-        [[ $peer == *=* ]] || contender=peer
-        measure "$what" "$@"
+    [[ $what != produce ]] || contenders+=(ceiling)
+    contenders+=("${peers[@]}")
+    for ((turn = 0; turn < ${#contenders[@]}; turn++)); do
+        contender=${contenders[$(((round - 1 + turn) % ${#contenders[@]}))]}
+        case $contender in
+        qmq)
+            start_broker "$durability"
+            measure "$what" "$@"
+            stop_broker "$durability"
+            ;;
+        ceiling)
+            start_ceiling "$durability"
+            measure "$what" "$@" --no-check
+            stop_ceiling
+            ;;
+        *)
+            address=${contender%%=*}
+            [[ $contender == *=* ]] || contender+='=peer'
+            contender=${contender#*=}
+            measure "$what" "$@"
+            ;;
+        esac
     done
 }
 
@@ -360,6 +412,18 @@ delayed() {
     stop_broker sync
 }
 
+# The cases that are as fast as possible.
+saturated() {
+    produce sync-4x512 sync 4 512 1
+    produce sync-batch100 sync 4 32 100
+    produce async-4x512 async 4 512 1
+    produce async-batch30 async 4 64 30
+    produce async-64x1 async 64 1 1
+    produce async-1x1 async 1 1 1
+    run_case drain-1 async consume "--messages=$backlog"
+    run_case drain-10 async consume "--messages=$backlog" --subjects=10
+}
+
 half_rate() {
     local rate
     wanted sync-half || return 0
@@ -378,6 +442,17 @@ bare_disk() {
     report=$("$QMQ_BIN_DIR/qmq-ceiling" fsync --file "$work/fsync" "--seconds=$seconds") || true
     rm -f -- "$work/fsync"
     add_result fsync disk "$report"
+}
+
+bare_memory() {
+    local report
+    wanted pages || return 0
+    echo "round $round: pages"
+    sync
+    report=$("$QMQ_BIN_DIR/qmq-ceiling" pages --file "$work/pages" "--mebibytes=$page_mebibytes" \
+        "--pause=$page_pause") || true
+    rm -f -- "$work/pages"
+    add_result pages machine "$report"
 }
 
 allocations() {
@@ -418,19 +493,13 @@ registers() {
 one_round() {
     local window durability
     [[ -z $peer_start ]] || bash -c "$peer_start" >/dev/null || fail "the peer does not start: $peer_start"
-    produce sync-4x512 sync 4 512 1
-    produce sync-batch100 sync 4 32 100
-    produce async-4x512 async 4 512 1
-    produce async-batch30 async 4 64 30
-    produce async-64x1 async 64 1 1
-    produce async-1x1 async 1 1 1
+    saturated
     half_rate
-    run_case drain-1 async consume "--messages=$backlog"
-    run_case drain-10 async consume "--messages=$backlog" --subjects=10
     end_to_end e2e-async-1k async 1000
     end_to_end e2e-async-10k async 10000
     end_to_end e2e-sync-1k sync 1000
     bare_disk
+    bare_memory
     run_case isolation sync isolation "--duration=$seconds" "--warm-up=$warm_up" --ratio-max=1000
     delayed delay-idle --delay=2 --rate=100 "--duration=$seconds" --warm-up=0
     delayed delay-10k --delay=5 --rate=10000 "--duration=$seconds" --warm-up=0
@@ -454,6 +523,11 @@ start_metaserver
 prepare_broker sync
 prepare_broker async
 prepare_delay_server
+if $profile; then
+    round=1
+    saturated
+    exit 0
+fi
 begin_results
 machine >>"$results"
 for ((round = 1; round <= rounds; round++)); do one_round; done

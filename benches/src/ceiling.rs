@@ -16,8 +16,10 @@ mod batch;
 mod fsync;
 mod link;
 mod log;
+mod pages;
 mod serve;
 
 pub use fsync::{FsyncPlan, measure_fsync};
 pub use log::Log;
+pub use pages::{PagesPlan, measure_pages};
 pub use serve::{Ceiling, Flush};

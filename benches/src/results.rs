@@ -6,7 +6,7 @@
 //! {"case": "sync-4x512", "contender": "qmq", "round": 1, "report": {..}}
 //! ```
 //!
-//! A report is what `qmq-tools bench --json`, `qmq-ceiling fsync`, `qmq-allocations`,
+//! A report is what `qmq-tools bench --json`, `qmq-ceiling fsync`, `qmq-ceiling pages`, `qmq-allocations`,
 //! `qmq-delay-pending` or `qmq-registers` printed, or null when the run could not be made.
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::picture;
 use crate::results::{Results, Spread};
-use aims::{RATE, RATE_CASES};
+use aims::{RATE, RATE_CASES, SATURATED};
 
 pub use short::generate_short;
 
@@ -50,10 +50,6 @@ const LATENCY_CASES: [(&str, &str, &str); 6] = [
     ),
 ];
 
-/// Requests in flight of the saturated cases.
-const SATURATED: [(&str, f64); 2] = [("sync-4x512", 2048.0), ("async-4x512", 2048.0)];
-/// Most times `in flight / throughput` that a saturated ack p99 may be.
-const SATURATED_P99_MAX: f64 = 2.5;
 /// Most processor time of the server per message, microseconds.
 const CPU_MICROS_MAX: f64 = 1.5;
 /// Most times the idle p99 that a loaded one may be.
@@ -83,6 +79,7 @@ pub fn generate(results: &Results) -> String {
     put_rates(results, &mut out);
     put_latencies(results, &mut out);
     put_costs(results, &mut out);
+    put_pages(results, &mut out);
     put_isolation(results, &mut out);
     delayed::put_delayed(results, &mut out);
     pending::put_pending(results, &mut out);
@@ -163,19 +160,6 @@ fn put_latencies(results: &Results, out: &mut String) {
     for aim in aims::judge_latencies(results) {
         let _ = writeln!(out, "\n{aim}.");
     }
-    for (case, in_flight) in SATURATED {
-        let p99 = results.spread(case, OURS, "/latency_us/send/p99");
-        let rate = results.spread(case, OURS, RATE);
-        if let Some((p99, rate)) = p99.zip(rate) {
-            let factor = p99.median / (in_flight / rate.median * 1e6);
-            let _ = writeln!(
-                out,
-                "\n`{case}`: the p99 of an answer is {factor:.2} times in flight / throughput \
-                 (aim: at most {SATURATED_P99_MAX}: {}).",
-                met(factor <= SATURATED_P99_MAX)
-            );
-        }
-    }
 }
 
 fn put_costs(results: &Results, out: &mut String) {
@@ -201,6 +185,30 @@ fn put_costs(results: &Results, out: &mut String) {
                 .map_or(String::new(), |flushes| format!("{:.0}", flushes.median));
             put(out, &[case.text, contender, &text, &flushes]);
         }
+    }
+}
+
+fn put_pages(results: &Results, out: &mut String) {
+    let contenders = results.contenders("pages");
+    if contenders.is_empty() {
+        return;
+    }
+    out.push_str(
+        "\n### The bare memory\n\nMicroseconds for a KiB to be written to a file as far as the page \
+         cache, without a sync: median (smallest to largest). The file and its pages are new; in \
+         memory already; new, with pages that were freed a moment ago; and freed ten seconds ago.\n\n\
+         | Contender | new | in memory | freed a moment ago | freed before |\n\
+         | --- | --- | --- | --- | --- |\n",
+    );
+    for contender in contenders {
+        let columns = ["new", "again", "freed_now", "freed_before"].map(|name| {
+            let spread = results.spread("pages", contender, &format!("/{name}"));
+            spread.map_or(String::new(), |cost| {
+                format!("{:.2} ({:.2} to {:.2})", cost.median, cost.min, cost.max)
+            })
+        });
+        let [new, again, freed_now, freed_before] = &columns;
+        put(out, &[contender, new, again, freed_now, freed_before]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `qmq-ceiling`: what the machine allows, as a server and as the bare disk.
+//! `qmq-ceiling`: what the machine allows, as a server, as the bare disk and as the bare memory.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use qmq_benches::ceiling::{Ceiling, Flush, FsyncPlan, Log, measure_fsync};
+use qmq_benches::ceiling::{
+    Ceiling, Flush, FsyncPlan, Log, PagesPlan, measure_fsync, measure_pages,
+};
 
 /// Measures what this machine allows a durable message server.
 #[derive(Debug, Parser)]
@@ -54,6 +56,19 @@ enum What {
         #[arg(long, default_value_t = 10.0)]
         seconds: f64,
     },
+    /// Writes to files without a sync; prints microseconds per KiB as JSON: into pages that are
+    /// new, in memory already, freed a moment ago, and freed some time ago.
+    Pages {
+        /// The file. It must not be there.
+        #[arg(long)]
+        file: PathBuf,
+        /// MiB that are written each time.
+        #[arg(long, default_value_t = 512)]
+        mebibytes: usize,
+        /// How long memory lies free before it is used again.
+        #[arg(long, default_value_t = 10.0)]
+        pause: f64,
+    },
 }
 
 fn main() -> Result<()> {
@@ -91,6 +106,18 @@ fn main() -> Result<()> {
                 file_bytes,
             };
             println!("{}", measure_fsync(&file, plan)?);
+            Ok(())
+        }
+        What::Pages {
+            file,
+            mebibytes,
+            pause,
+        } => {
+            let plan = PagesPlan {
+                pieces: mebibytes,
+                pause: Duration::try_from_secs_f64(pause).context("--pause")?,
+            };
+            println!("{}", measure_pages(&file, plan)?);
             Ok(())
         }
     }
