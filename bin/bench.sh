@@ -49,7 +49,7 @@ page_pause=10
 # Samples per second of a profile, and the least share of an item that it shows, in percent.
 PROFILE_HERTZ=997
 PROFILE_SHARE=0.5
-PROFILE_TIME=70%-100%
+PROFILE_TIME=60%-100%
 quick=false
 add=false
 profile=false
@@ -328,6 +328,7 @@ profile_broker() {
     shift
     pid=$(QMQ_HOME=$work/broker-$durability instance=broker running_pid broker)
     [[ -n $pid ]] || fail "the broker does not run"
+    [[ $1 != produce ]] || set -- "$@" --no-check
     perf record -q -F "$PROFILE_HERTZ" -p "$pid" -o "$data" >/dev/null 2>&1 &
     local recorder=$!
     "$QMQ_BIN_DIR/qmq-tools" bench "$@" "--connect=$address" --json >/dev/null || code=$?

@@ -48,8 +48,8 @@ pub struct DelayConfig {
     pub commit_slots: u32,
     /// How many checkpoints are kept. Default: 3.
     pub checkpoint_retain: usize,
-    /// How many bytes the write-ahead log grows until that stretch leaves memory for a run.
-    /// Default: 64 MiB.
+    /// How many bytes the write-ahead log grows until that stretch leaves memory for a run, which
+    /// needs as much memory while it is written. Default: 64 MiB.
     pub run_bytes: u64,
     /// Memory for blocks of runs. Unit: bytes. Default: 32 MiB.
     pub cache_bytes: usize,

@@ -268,23 +268,23 @@ impl DelayKeeper {
         done: &RoaringTreemap,
         builder: &mut DelayRunBuilder,
     ) -> Result<(), Error> {
+        // They stand in the order they came in and go by due time: the log is read at once.
+        let (start, end) = (table.range.start, table.range.end);
+        let bytes = usize::try_from(end - start).expect("a stretch of the log fits into memory");
+        let mut log = vec![0; bytes];
+        self.logs[0].read_or_zeros(&mut log, start)?;
         for (key, spot) in table.all() {
             if !done.contains(key.sequence) {
-                builder.add(key, spot.subject, &self.record(spot)?)?;
+                builder.add(key, spot.subject, spot.record_in(&log, start))?;
             }
         }
+        drop(log);
         for (hash, key) in table.ids() {
             if !done.contains(key.sequence) {
                 builder.add_id(hash, key)?;
             }
         }
         Ok(())
-    }
-
-    fn record(&self, spot: Spot) -> Result<Vec<u8>, Error> {
-        let mut record = vec![0; spot.bytes as usize];
-        self.logs[0].read_or_zeros(&mut record, spot.offset)?;
-        Ok(record)
     }
 
     /// Whether [`Self::improve`] may have something to do: something changed since it last had

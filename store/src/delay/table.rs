@@ -1,7 +1,9 @@
 //! Messages that only the write-ahead log holds, in memory: by due time and by id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
+
+use hashbrown::HashTable;
 
 use crate::delay::entry::{DelaySubject, Key, Pending};
 
@@ -22,7 +24,9 @@ pub(crate) struct Table {
     /// Lowest sequence.
     first: u64,
     entries: BTreeMap<Key, Spot>,
-    ids: BTreeSet<(u64, Key)>,
+    /// Hashes of ids with the keys they belong to. Sorted when they leave memory, which is not the
+    /// writer's time.
+    ids: HashTable<(u64, Key)>,
 }
 
 impl Table {
@@ -32,7 +36,7 @@ impl Table {
             range: begin..begin,
             first: u64::MAX,
             entries: BTreeMap::new(),
-            ids: BTreeSet::new(),
+            ids: HashTable::new(),
         }
     }
 
@@ -40,7 +44,9 @@ impl Table {
         self.range.end = self.range.end.max(spot.offset + u64::from(spot.bytes));
         self.first = self.first.min(key.sequence);
         self.entries.insert(key, spot);
-        self.ids.insert((id_hash, key));
+        let new = (id_hash, key);
+        let known = self.ids.entry(id_hash, |known| *known == new, hash_of);
+        known.or_insert(new);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -64,22 +70,31 @@ impl Table {
 
     /// Messages of which the id has this hash.
     pub(crate) fn with_hash(&self, hash: u64) -> impl Iterator<Item = Key> {
-        let low = Key {
-            due: 0,
-            sequence: 0,
-        };
-        let with = self.ids.range((hash, low)..);
-        with.take_while(move |(found, _)| *found == hash)
+        let maybe = self.ids.iter_hash(hash);
+        maybe
+            .filter(move |(known, _)| *known == hash)
             .map(|(_, key)| *key)
     }
 
     /// Hashes of ids with the keys they belong to, ascending.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, Key)> {
-        self.ids.iter().copied()
+    pub(crate) fn ids(&self) -> Vec<(u64, Key)> {
+        let mut ids: Vec<_> = self.ids.iter().copied().collect();
+        ids.sort_unstable();
+        ids
     }
 }
 
+fn hash_of((hash, _): &(u64, Key)) -> u64 {
+    *hash
+}
+
 impl Spot {
+    /// The record, in the stretch of the log that begins at `start`.
+    pub(crate) fn record_in<'a>(&self, log: &'a [u8], start: u64) -> &'a [u8] {
+        let begin = usize::try_from(self.offset - start).expect("within the stretch");
+        &log[begin..begin + self.bytes as usize]
+    }
+
     /// The message with this key.
     pub(crate) fn pending(&self, key: Key) -> Pending {
         Pending {
