@@ -44,6 +44,8 @@ pending_bytes=300
 register_subjects=1000000
 register_groups=10000
 log_bytes=4294967296
+# Memory that is not filled before a run, in KiB.
+FILL_LEAVES_KIB=524288
 page_mebibytes=512
 page_pause=10
 # Samples per second of a profile, and the least share of an item that it shows, in percent.
@@ -299,11 +301,23 @@ add_result() {
     printf '{"case":"%s","contender":"%s","round":%d,"report":%s}\n' "$name" "$contender" "$round" "$report" >>"$results"
 }
 
+# Fills the memory with what can be dropped at once: a file with nothing in it, read. A server that has
+# worked for some hours has no free memory, it uses some again. On a virtual machine memory that was
+# free for some seconds may have to be asked for from the host, which costs more than all the rest.
+fill_memory() {
+    local available
+    $quick && return 0
+    available=$(sed -n 's/^MemAvailable:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/meminfo)
+    truncate -s "$((available - FILL_LEAVES_KIB))K" "$work/fill"
+    cat -- "$work/fill" >/dev/null
+}
+
 # Runs the bench against $address; $contender and $name say what it is. What earlier runs left to be
 # written is written before: nobody waits for the disk because of another.
 measure() {
     local report code=0
     sync
+    fill_memory
     report=$("$QMQ_BIN_DIR/qmq-tools" bench "$@" "--connect=$address" --json) || code=$?
     [[ $code -eq 0 ]] || {
         echo "$name: $contender: exit code $code" >&2
@@ -529,8 +543,9 @@ if $profile; then
     saturated
     exit 0
 fi
+facts=$(machine)
 begin_results
-machine >>"$results"
+printf '%s\n' "$facts" >>"$results"
 for ((round = 1; round <= rounds; round++)); do one_round; done
 "$QMQ_BIN_DIR/qmq-bench-report" render "$results" "$document" --short "$short"
 echo "results: $results"
