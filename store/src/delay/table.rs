@@ -1,9 +1,7 @@
 //! Messages that only the write-ahead log holds, in memory: by due time and by id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
-
-use hashbrown::HashTable;
 
 use crate::delay::entry::{DelaySubject, Key, Pending};
 
@@ -24,9 +22,9 @@ pub(crate) struct Table {
     /// Lowest sequence.
     first: u64,
     entries: BTreeMap<Key, Spot>,
-    /// Hashes of ids with the keys they belong to. Sorted when they leave memory, which is not the
-    /// writer's time.
-    ids: HashTable<(u64, Key)>,
+    /// Hashes of ids with the keys they belong to. Clients choose ids, and may give all messages the
+    /// same one: a tree does not mind, where a hash table would look at all of them each time.
+    ids: BTreeSet<(u64, Key)>,
 }
 
 impl Table {
@@ -36,7 +34,7 @@ impl Table {
             range: begin..begin,
             first: u64::MAX,
             entries: BTreeMap::new(),
-            ids: HashTable::new(),
+            ids: BTreeSet::new(),
         }
     }
 
@@ -44,9 +42,7 @@ impl Table {
         self.range.end = self.range.end.max(spot.offset + u64::from(spot.bytes));
         self.first = self.first.min(key.sequence);
         self.entries.insert(key, spot);
-        let new = (id_hash, key);
-        let known = self.ids.entry(id_hash, |known| *known == new, hash_of);
-        known.or_insert(new);
+        self.ids.insert((id_hash, key));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -70,22 +66,19 @@ impl Table {
 
     /// Messages of which the id has this hash.
     pub(crate) fn with_hash(&self, hash: u64) -> impl Iterator<Item = Key> {
-        let maybe = self.ids.iter_hash(hash);
-        maybe
-            .filter(move |(known, _)| *known == hash)
+        let low = Key {
+            due: 0,
+            sequence: 0,
+        };
+        let with = self.ids.range((hash, low)..);
+        with.take_while(move |(found, _)| *found == hash)
             .map(|(_, key)| *key)
     }
 
     /// Hashes of ids with the keys they belong to, ascending.
-    pub(crate) fn ids(&self) -> Vec<(u64, Key)> {
-        let mut ids: Vec<_> = self.ids.iter().copied().collect();
-        ids.sort_unstable();
-        ids
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, Key)> {
+        self.ids.iter().copied()
     }
-}
-
-fn hash_of((hash, _): &(u64, Key)) -> u64 {
-    *hash
 }
 
 impl Spot {
