@@ -11,9 +11,9 @@ use qmq_store::StoreReader;
 use tokio::sync::Semaphore;
 
 use crate::config::BrokerConfig;
+use crate::desk::Desk;
 use crate::env_rules::RulesInUse;
 use crate::handler::browse::BROWSES_MAX;
-use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::shard::{Shards, Surroundings};
 use crate::unretained::Unretained;
@@ -24,7 +24,7 @@ pub const HELD_ANSWERS_MAX: usize = 10_000;
 /// One broker, as its handlers see it.
 pub struct Broker {
     /// Takes sends.
-    pub inbox: Arc<Inbox>,
+    pub desk: Arc<Desk>,
     /// Take pulls and acks.
     pub shards: Shards,
     /// Tells the time.
@@ -60,7 +60,7 @@ impl Broker {
         env_rules: RulesInUse,
     ) -> Self {
         Self {
-            inbox: Arc::clone(&around.inbox),
+            desk: Arc::clone(&around.desk),
             shards,
             clock: Arc::clone(&around.clock),
             metrics: Arc::clone(&around.metrics),

@@ -1,5 +1,5 @@
 //! The way to the writer: bounded queues of sends, of copies, and of actions with controls among
-//! them, taken in batches.
+//! them, taken in batches. Behind it is the [desk](crate::desk).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,8 +24,16 @@ pub const ACTION_WEIGHT_MIN: u32 = 32;
 pub const COPY_BYTES_QUEUED_MAX: u32 = 64 << 20;
 /// What a copy counts for at least: bounds the number of messages waiting.
 pub const COPY_BYTES_MIN: usize = 256;
-/// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
-pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
+/// Payload bytes the writer takes at a time: short enough to look soon whether the disk is done.
+pub const WRITE_PIECE_BYTES_MAX: usize = 256 << 10;
+/// Payload bytes from which on no more is taken for a commit: enough to fill the disk, short enough
+/// to answer soon.
+pub const COMMIT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of send requests that are so little that the writer's thread need not be woken for them.
+pub const LITTLE_BYTES_MAX: usize = 32 << 10;
+/// Batches of actions that are so little.
+pub const LITTLE_ACTIONS_MAX: usize = 16;
 
 /// Send requests that arrived together.
 pub type SendBatch = Received<Incoming>;
@@ -103,6 +111,8 @@ pub struct Taken {
     pub copies: Vec<CopyBatch>,
     /// Actions and controls in arrival order.
     pub actions: Vec<Ordered>,
+    /// Bytes of sends and copies.
+    pub bytes: usize,
 }
 
 /// Queue between the connections and shards on one side and the writer thread on the other.
@@ -137,38 +147,20 @@ impl Inbox {
     ///
     /// # Errors
     /// When the writer has stopped; the requests get no answer then, their outcome is "not stored".
-    pub async fn put_send(&self, batch: SendBatch) -> Result<(), Stopped> {
+    pub async fn put_send(&self, batch: SendBatch, wake: Wake) -> Result<(), Stopped> {
         forget(self.send_room.acquire().await)?;
         let connection = batch.responder.connection_id();
         let bytes = batch.bytes.len();
-        self.queues
-            .put(|queues| queues.sends.push(connection, bytes, batch))
+        self.put(wake, |queues| queues.sends.push(connection, bytes, batch))
     }
 
-    /// Queues actions; waits for room.
+    /// Queues actions or a control; waits for room.
     ///
     /// # Errors
     /// When the writer has stopped.
-    pub async fn put_actions(&self, batch: ActionBatch) -> Result<(), Stopped> {
-        self.put_ordered(Ordered::Actions(batch)).await
-    }
-
-    /// Queues a control behind the actions queued so far; waits for room. `then` is told when the
-    /// control is durable.
-    ///
-    /// # Errors
-    /// When the writer has stopped.
-    pub async fn put_control(
-        &self,
-        control: Control,
-        then: oneshot::Sender<()>,
-    ) -> Result<(), Stopped> {
-        self.put_ordered(Ordered::Control(control, then)).await
-    }
-
-    async fn put_ordered(&self, work: Ordered) -> Result<(), Stopped> {
+    pub async fn put_ordered(&self, work: Ordered, wake: Wake) -> Result<(), Stopped> {
         forget(self.action_room.acquire_many(weight(&work)).await)?;
-        self.queues.put(|queues| queues.actions.push_back(work))
+        self.put(wake, |queues| queues.actions.push_back(work))
     }
 
     /// Queues copies; waits for room.
@@ -177,29 +169,59 @@ impl Inbox {
     /// When the writer has stopped.
     pub async fn put_copies(&self, batch: CopyBatch) -> Result<(), Stopped> {
         forget(self.copy_room.acquire_many(copy_weight(&batch)).await)?;
-        self.queues.put(|queues| queues.copies.push_back(batch))
+        self.put(Wake::Now, |queues| queues.copies.push_back(batch))
     }
 
-    /// Takes what is there, sleeping up to `patience` for it. Actions only with `and_actions`.
-    /// `None` once it is closed and empty.
-    pub fn take(&self, patience: Duration, and_actions: Actions) -> Option<Taken> {
+    fn put(&self, wake: Wake, push: impl FnOnce(&mut Queues)) -> Result<(), Stopped> {
+        match wake {
+            Wake::Now => self.queues.put(push),
+            Wake::Later => self.queues.put_quietly(push),
+        }
+    }
+
+    /// Sleeps up to `patience` for something to take; `false` once it is closed and empty.
+    pub fn wait(&self, patience: Duration, and_actions: Actions) -> bool {
         let is_idle = |queues: &Queues| queues.is_idle(and_actions);
-        let taken = self.queues.take(patience, is_idle, |queues, closed| {
-            let is_over = closed && queues.is_idle(Actions::Take);
-            (!is_over).then(|| queues.take(and_actions))
+        self.queues.take(patience, is_idle, |queues, closed| {
+            !closed || !queues.is_idle(Actions::Take)
+        })
+    }
+
+    /// Wakes who sleeps in [`Self::wait`], or is about to.
+    pub fn call(&self) {
+        self.queues.call();
+    }
+
+    /// Takes a piece of what is there. Actions only with `and_actions`.
+    pub fn take(&self, and_actions: Actions) -> Taken {
+        let taken = self.queues.look_into(|queues| queues.take(and_actions));
+        self.make_room(&taken);
+        taken
+    }
+
+    /// Takes all that is there, if it is little and nobody has to wait for the disk because of it.
+    /// Sends only with `and_sends`.
+    pub fn take_little(&self, and_sends: bool) -> Option<Taken> {
+        let taken = self.queues.look_into(|queues| {
+            let is_little = queues.is_little() && (and_sends || queues.sends.is_empty());
+            is_little.then(|| queues.take(Actions::Take))
         })?;
+        self.make_room(&taken);
+        Some(taken)
+    }
+
+    fn make_room(&self, taken: &Taken) {
         self.send_room.add_permits(taken.sends.len());
         self.action_room
             .add_permits(taken.actions.iter().map(|w| weight(w) as usize).sum());
         self.copy_room
             .add_permits(taken.copies.iter().map(|b| copy_weight(b) as usize).sum());
-        Some(taken)
     }
 
     /// Whether there is nothing to take.
     #[must_use]
     pub fn is_idle(&self, and_actions: Actions) -> bool {
-        self.queues.look(|queues| queues.is_idle(and_actions))
+        self.queues.look_into(|queues| queues.is_idle(and_actions))
     }
 
     /// Takes no more; what is queued is still written.
@@ -209,6 +231,15 @@ impl Inbox {
         self.copy_room.close();
         self.action_room.close();
     }
+}
+
+/// Whether the writer's thread is woken for what is put into the inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// It is.
+    Now,
+    /// The caller does the work, or calls the thread.
+    Later,
 }
 
 /// Whether actions are to be taken.
@@ -226,12 +257,23 @@ impl Queues {
         self.sends.is_empty() && self.copies.is_empty() && no_actions
     }
 
+    fn is_little(&self) -> bool {
+        let waits_for_disk = |work: &Ordered| match work {
+            Ordered::Actions(batch) => matches!(batch.then, ActionDone::TellDurable(_)),
+            Ordered::Control(..) => true,
+        };
+        self.copies.is_empty()
+            && self.sends.bytes() <= LITTLE_BYTES_MAX
+            && self.actions.len() <= LITTLE_ACTIONS_MAX
+            && !self.actions.iter().any(waits_for_disk)
+    }
+
     fn take(&mut self, and_actions: Actions) -> Taken {
         let mut taken = Taken::default();
-        self.sends.take(WRITE_BATCH_BYTES_MAX, &mut taken.sends);
+        self.sends.take(WRITE_PIECE_BYTES_MAX, &mut taken.sends);
         // Sends do not starve copies: those have a share of their own.
         let mut bytes = 0;
-        while bytes < WRITE_BATCH_BYTES_MAX {
+        while bytes < WRITE_PIECE_BYTES_MAX {
             let Some(copies) = self.copies.pop_front() else {
                 break;
             };
@@ -239,6 +281,8 @@ impl Queues {
             bytes += payloads.sum::<usize>();
             taken.copies.push(copies);
         }
+        let sends = taken.sends.iter().map(|send| send.bytes.len());
+        taken.bytes = bytes + sends.sum::<usize>();
         if and_actions == Actions::Take {
             taken.actions.extend(self.actions.drain(..));
         }

@@ -1,8 +1,8 @@
 //! Realtime broker: stores every message once and hands it to consumer groups without partitions.
 //!
 //! ```text
-//! connections --sends--------------------> inbox --> writer thread --> logs, index
-//!      \--pulls, acks--> shards --actions-/            |
+//! connections --sends--------------------> desk --> writer --> logs, index
+//!      \--pulls, acks--> shards --actions-/           |
 //!                          ^---- waiting (subjects) ---/
 //! ```
 //!
@@ -13,6 +13,7 @@ pub mod broker;
 pub mod config;
 pub mod copy;
 pub mod deliver;
+pub mod desk;
 pub mod env_rules;
 pub mod export;
 pub mod filter;
@@ -29,4 +30,4 @@ pub mod turns;
 pub mod unacked;
 pub mod unretained;
 pub mod waiting;
-pub mod writer;
+mod writer;

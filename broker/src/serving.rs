@@ -17,14 +17,13 @@ use tracing::{info, warn};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::deliver::Deliverer;
+use crate::desk::Desk;
 use crate::env_rules::RulesInUse;
 use crate::http::LateShards;
-use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::portion::Limits;
 use crate::shard::{JOBS_MAX, Shards, Surroundings};
 use crate::waiting::Waiting;
-use crate::writer::Writer;
 
 /// Owners of subscriptions per process. Each is one task; pulls and acks are cheap.
 const SHARDS: usize = 4;
@@ -32,7 +31,7 @@ const SHARDS: usize = 4;
 /// A store that is being served.
 pub struct Serving {
     writable: Arc<AtomicBool>,
-    inbox: Arc<Inbox>,
+    desk: Arc<Desk>,
     server: JoinHandle<DrainReport>,
     stop_server: CancellationToken,
     writer: oneshot::Receiver<Result<(), Error>>,
@@ -53,7 +52,6 @@ impl Serving {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::register(registry));
-        let inbox = Arc::new(Inbox::default());
         let waiting = Arc::new(Waiting::new(SHARDS));
         let writable = Arc::new(AtomicBool::new(true));
         let stop_server = CancellationToken::new();
@@ -67,12 +65,19 @@ impl Serving {
             progress,
             ..
         } = opened;
+        let desk = Desk::start(
+            writer,
+            reader.clone(),
+            Arc::clone(&waiting),
+            Arc::clone(&metrics),
+            Arc::clone(&clock),
+        );
         let around = Surroundings {
             reader: reader.clone(),
-            inbox: Arc::clone(&inbox),
+            desk: Arc::clone(&desk),
             waiting: Arc::clone(&waiting),
-            deliverer: Deliverer::new(reader.clone(), Arc::clone(&metrics)),
-            clock: Arc::clone(&clock),
+            deliverer: Deliverer::new(reader, Arc::clone(&metrics)),
+            clock,
             metrics: Arc::clone(&metrics),
             limits: Limits {
                 unacked_max: config.unacked_max,
@@ -85,8 +90,8 @@ impl Serving {
         let shards = Shards::start(SHARDS, &progress, &around);
         // Nobody else sets it.
         let _ = late.set(shards.clone());
-        let writer = Writer::new(writer, reader, Arc::clone(&inbox), waiting, metrics, clock);
-        let writer = thread::spawn("qmq-writer", || writer.run())
+        let works_off = Arc::clone(&desk);
+        let writer = thread::spawn("qmq-writer", move || works_off.run())
             .context("cannot start the writer's thread")?;
         let may_write = Arc::clone(&writable);
         let broker = Broker::new(config, shards, &around, may_write, env_rules);
@@ -94,7 +99,7 @@ impl Serving {
         let server = tokio::spawn(served);
         Ok(Self {
             writable,
-            inbox,
+            desk,
             server,
             stop_server,
             writer,
@@ -123,7 +128,7 @@ impl member::Serving for Serving {
             Ok(Ok(report)) => info!(?report, "connections are closed"),
             Ok(Err(_)) | Err(_) => warn!("connections did not drain in time"),
         }
-        self.inbox.close();
+        self.desk.close();
         let closed = self.writer.await.context("the writer thread ended")?;
         closed.context("closing the store failed")
     }

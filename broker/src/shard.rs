@@ -1,7 +1,7 @@
 //! Owners of subscriptions: each shard feeds its own with requests, publications and time.
 //!
 //! A shard is one task. Subscriptions are plain records in it, so an idle one costs memory only.
-//! A shard waits for room in the writer's inbox and for nothing else; the writer never waits for a
+//! A shard waits for room on the writer's desk and for nothing else; the writer never waits for a
 //! shard. What takes a disk is done by others, and the shard is told when it is done.
 
 pub mod give_back;
@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RuleValues;
 use crate::deliver::Deliverer;
+use crate::desk::Desk;
 use crate::filter::Filter;
-use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::portion::{Limits, Verdicts};
 use crate::shard::give_back::GivenBack;
@@ -142,7 +142,7 @@ pub struct Surroundings {
     /// Reads messages.
     pub reader: StoreReader,
     /// Takes actions.
-    pub inbox: Arc<Inbox>,
+    pub desk: Arc<Desk>,
     /// Tells when subjects gain messages.
     pub waiting: Arc<Waiting>,
     /// Encodes replies.

@@ -1,5 +1,5 @@
-//! The one thread that appends: takes batches, writes, syncs once, publishes, wakes, answers. While
-//! more is waiting, it writes the next batch during the sync of the one before.
+//! What appends: takes batches, writes, syncs once, publishes, wakes, answers. While more is waiting,
+//! it lays out what comes next during the sync of what came before.
 //!
 //! It waits for the disk and for nothing else. A full disk refuses sends with a clear result and
 //! keeps actions until there is room; any failed write or sync ends the broker, because the store
@@ -19,14 +19,15 @@ use qmq_store::{
 use tracing::{error, info, warn};
 
 use crate::inbox::{
-    ActionDone, Actions, CopyBatch, CopyDone, CopyRefused, Inbox, Ordered, SendBatch, Taken,
+    ActionDone, Actions, COMMIT_BYTES_MAX, CopyBatch, CopyDone, CopyRefused, Inbox, Ordered,
+    SendBatch, Taken,
 };
 use crate::metrics::Metrics;
 use crate::waiting::Waiting;
 
 /// Pull sequences handed out whose actions are written but not durable: when there are more, the
 /// actionlog is synced. Those still queued come on top.
-pub const PULL_SEQUENCES_WRITTEN_MAX: u64 = 1 << 18;
+const PULL_SEQUENCES_WRITTEN_MAX: u64 = 1 << 18;
 /// Longest sleep of an idle writer.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// How soon actions are tried again after the disk was full.
@@ -43,7 +44,7 @@ const _: () = assert!(
 );
 
 /// The writing half of the broker.
-pub struct Writer {
+pub(crate) struct Writer {
     store: StoreWriter,
     reader: StoreReader,
     inbox: Arc<Inbox>,
@@ -58,26 +59,62 @@ pub struct Writer {
     placed: Vec<Placed>,
     actions: Vec<Action>,
     published: Vec<SubjectId>,
+    /// What was appended for the commit that is begun next.
+    gathered: Gathered,
     /// What is answered when the commit that was begun is finished.
     begun: Option<Begun>,
     /// When nothing was half done.
     rested_at: Instant,
     /// What the store forgot too early, as far as it is counted.
     forgotten: u64,
+    /// What failed while somebody else than the thread was at it.
+    failed: Option<Error>,
 }
 
-/// What a commit was begun with.
-struct Begun {
+/// How long the thread may sleep.
+pub(crate) struct Rest {
+    /// Unless something arrives.
+    pub(crate) patience: Duration,
+    /// Whether nothing will fall due unless something is appended.
+    pub(crate) nothing_due: bool,
+    /// What it waits for.
+    pub(crate) which: Actions,
+}
+
+impl Rest {
+    /// Not at all.
+    pub(crate) const NONE: Self = Self {
+        patience: Duration::ZERO,
+        nothing_due: false,
+        which: Actions::Take,
+    };
+}
+
+/// Whom to answer when what was appended for them is committed.
+#[derive(Default)]
+struct Gathered {
     sends: Vec<SendBatch>,
     copied: Vec<CopyDone>,
     actions: Vec<Ordered>,
+    /// Bytes of sends and copies.
+    bytes: usize,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.copied.is_empty() && self.actions.is_empty()
+    }
+}
+
+/// A commit that was begun.
+struct Begun {
+    with: Gathered,
     started: Instant,
 }
 
 impl Writer {
     /// Takes the store's writing half.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         store: StoreWriter,
         reader: StoreReader,
         inbox: Arc<Inbox>,
@@ -97,32 +134,72 @@ impl Writer {
             placed: Vec::new(),
             actions: Vec::new(),
             published: Vec::new(),
+            gathered: Gathered::default(),
             begun: None,
             rested_at: Instant::now(),
             forgotten: 0,
+            failed: None,
         }
     }
 
-    /// Works until the inbox is closed and empty, then closes the store.
+    /// Does some of what waits in the inbox; says how long there is nothing else to do.
     ///
     /// # Errors
     /// The first write or sync that failed. Nothing was answered after it.
-    pub fn run(mut self) -> Result<(), Error> {
-        let mut patience = Duration::ZERO;
-        loop {
-            // Whoever waits for a commit that was begun is not kept waiting for more work.
-            let wait = self.begun.as_ref().map_or(patience, |_| Duration::ZERO);
-            let Some(taken) = self.inbox.take(wait, self.which()) else {
-                break;
-            };
-            patience = self.turn(taken).inspect_err(|error| {
-                error!(%error, "store failed; the broker stops so that nothing is lost");
-                self.inbox.close();
-            })?;
+    pub(crate) fn work(&mut self) -> Result<Rest, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
+        let taken = self.inbox.take(self.which());
+        self.turn(taken)?;
+        let patience = if self.begun.is_some() {
+            // Whoever waits for a commit that was begun is not kept waiting for more work.
+            Some(Duration::ZERO)
+        } else {
+            self.tick()?
+        };
+        Ok(Rest {
+            patience: patience.unwrap_or(PATIENCE_MAX),
+            nothing_due: patience.is_none(),
+            which: self.which(),
+        })
+    }
+
+    /// Does what waits in the inbox if that is little and needs no disk; `false` if it has to be left
+    /// to the thread. What fails is told by the next [`Self::work`].
+    pub(crate) fn work_a_little(&mut self) -> bool {
+        let is_busy = self.begun.is_some() || !self.stuck.is_empty() || self.failed.is_some();
+        if is_busy || self.store.pull_sequences_unsynced() > PULL_SEQUENCES_WRITTEN_MAX / 2 {
+            return false;
+        }
+        let Some(taken) = self.inbox.take_little(!self.waits_for_disk()) else {
+            return false;
+        };
+        if let Err(error) = self.turn(taken) {
+            self.failed = Some(error);
+            self.inbox.close();
+        }
+        true
+    }
+
+    /// Finishes what was begun, and closes the store.
+    ///
+    /// # Errors
+    /// As [`Self::work`].
+    pub(crate) fn close(mut self) -> Result<(), Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        self.finish()?;
+        self.begin()?;
         self.finish()?;
         info!("writer closes the store");
         self.store.close()
+    }
+
+    /// Whether sends are answered only when they are on disk.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.store.waits_for_disk()
     }
 
     fn which(&self) -> Actions {
@@ -133,66 +210,67 @@ impl Writer {
         }
     }
 
-    fn tick(&mut self) -> Result<Duration, Error> {
+    /// Says when it is to be called again; `None` when not before something was appended.
+    fn tick(&mut self) -> Result<Option<Duration>, Error> {
         let started = Instant::now();
         let now: UnixMillis = self.clock.now();
-        let next = self
-            .store
-            .tick(now)?
-            .unwrap_or(PATIENCE_MAX)
-            .min(PATIENCE_MAX);
+        let next = self.store.tick(now)?;
         self.rested_at = Instant::now();
         let took = self.rested_at.duration_since(started);
         self.metrics.upkeep_seconds.observe(took.as_secs_f64());
-        Ok(if self.stuck.is_empty() {
-            next
-        } else {
-            next.min(NO_SPACE_PAUSE)
-        })
+        let again = (!self.stuck.is_empty()).then_some(NO_SPACE_PAUSE);
+        Ok(next.into_iter().chain(again).min())
     }
 
-    /// Appends what was taken; says how long there is nothing else to do.
-    fn turn(&mut self, taken: Taken) -> Result<Duration, Error> {
+    /// Appends what was taken, and commits it unless there is reason to wait with that.
+    fn turn(&mut self, taken: Taken) -> Result<(), Error> {
         let Taken {
             mut sends,
             copies,
             actions,
+            bytes,
         } = taken;
         self.append_sends(&mut sends)?;
         let copied = self.append_copies(copies)?;
         let actions = self.append_ordered(actions)?;
+        let gathered = &mut self.gathered;
+        gathered.bytes += bytes;
+        gathered.sends.extend(sends);
+        gathered.copied.extend(copied);
+        gathered.actions.extend(actions);
+        if self.may_gather() {
+            return Ok(());
+        }
         self.finish()?;
-        if !sends.is_empty() || !copied.is_empty() || !actions.is_empty() {
-            self.begin(sends, copied, actions)?;
-        }
-        if self.begun.is_some() {
-            return Ok(Duration::ZERO);
-        }
-        self.tick()
+        self.begin()
     }
 
-    /// Begins a commit, and finishes it at once unless there is more to append meanwhile.
-    fn begin(
-        &mut self,
-        sends: Vec<SendBatch>,
-        copied: Vec<CopyDone>,
-        actions: Vec<Ordered>,
-    ) -> Result<(), Error> {
-        let durable = actions.iter().any(must_be_durable);
+    /// Whether more is taken before the next commit is begun: the disk is at the last one.
+    fn may_gather(&mut self) -> bool {
+        self.begun.is_some()
+            && self.gathered.bytes < COMMIT_BYTES_MAX
+            && self.store.pull_sequences_unsynced() <= PULL_SEQUENCES_WRITTEN_MAX
+            && !self.inbox.is_idle(self.which())
+            && !self.store.is_synced()
+    }
+
+    /// Begins a commit of what was gathered, if anything was, and finishes it at once unless there
+    /// is more to append meanwhile.
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let with = std::mem::take(&mut self.gathered);
+        let durable = with.actions.iter().any(must_be_durable);
         let many = self.store.pull_sequences_unsynced() > PULL_SEQUENCES_WRITTEN_MAX;
         let started = Instant::now();
         let needs = SyncNeeds {
             actions: durable || many,
             // The original is acked next: the copy must not be lost after that.
-            messages: !copied.is_empty(),
+            messages: !with.copied.is_empty(),
         };
         let waits = self.store.begin_commit(needs)?;
-        self.begun = Some(Begun {
-            sends,
-            copied,
-            actions,
-            started,
-        });
+        self.begun = Some(Begun { with, started });
         let is_rested = started.duration_since(self.rested_at) < REST_INTERVAL;
         if waits && is_rested && !self.inbox.is_idle(self.which()) {
             return self.store.start_sync();
@@ -202,21 +280,21 @@ impl Writer {
 
     /// Finishes the commit that was begun, if one was: wakes and answers.
     fn finish(&mut self) -> Result<(), Error> {
-        let Some(begun) = self.begun.take() else {
+        let Some(Begun { with, started }) = self.begun.take() else {
             return Ok(());
         };
         self.published.clear();
         self.store.finish_commit(&mut self.published)?;
-        let took = begun.started.elapsed();
+        let took = started.elapsed();
         self.metrics.commit_seconds.observe(took.as_secs_f64());
         self.waiting
             .wake(&self.published, |id| self.reader.name(id));
-        begun.sends.into_iter().for_each(SendBatch::answer);
+        with.sends.into_iter().for_each(SendBatch::answer);
         // Nobody listens any more when the shard is gone: nothing to do.
-        for then in begun.copied {
+        for then in with.copied {
             let _ = then.send(Ok(()));
         }
-        begun.actions.into_iter().for_each(answer_ordered);
+        with.actions.into_iter().for_each(answer_ordered);
         Ok(())
     }
 

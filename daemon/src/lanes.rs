@@ -12,6 +12,7 @@ pub struct Lanes<T> {
     by_connection: HashMap<u64, VecDeque<(usize, T)>>,
     /// Connections with items, the next one first.
     turns: VecDeque<u64>,
+    bytes: usize,
 }
 
 impl<T> Default for Lanes<T> {
@@ -19,6 +20,7 @@ impl<T> Default for Lanes<T> {
         Self {
             by_connection: HashMap::new(),
             turns: VecDeque::new(),
+            bytes: 0,
         }
     }
 }
@@ -31,6 +33,13 @@ impl<T> Lanes<T> {
             self.turns.push_back(connection);
         }
         lane.push_back((bytes, item));
+        self.bytes += bytes;
+    }
+
+    /// Size of all that waits.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether nothing waits.
@@ -53,6 +62,7 @@ impl<T> Lanes<T> {
                 && turn > 0
                 && let Some((bytes, item)) = lane.pop_front()
             {
+                self.bytes -= bytes;
                 left = left.saturating_sub(bytes.max(1));
                 turn = turn.saturating_sub(bytes.max(1));
                 taken.push(item);
@@ -98,10 +108,15 @@ mod tests {
             lanes.push(n % 7, usize::try_from(n % 3).unwrap() * 10_000, n);
         }
         let mut all = Vec::new();
+        let mut bytes = lanes.bytes();
+        assert_eq!(bytes, 1_000 * (10_000 + 20_000));
         while !lanes.is_empty() {
             let before = all.len();
             lanes.take(50_000, &mut all);
             assert!(all.len() > before, "never nothing");
+            let taken = all[before..].iter().map(|n| (n % 3) * 10_000).sum::<u64>();
+            bytes -= usize::try_from(taken).unwrap();
+            assert_eq!(lanes.bytes(), bytes);
         }
         for connection in 0..7 {
             let own: Vec<_> = all.iter().filter(|n| **n % 7 == connection).collect();

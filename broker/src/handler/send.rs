@@ -26,7 +26,7 @@ pub async fn handle(broker: &Broker, group: Group) {
         return batch.answer();
     }
     // When the writer has stopped the connection is about to close: no answer, outcome unknown.
-    let _ = broker.inbox.put_send(batch).await;
+    let _ = broker.desk.put_send(batch).await;
 }
 
 /// Takes out what is not to be stored, and keeps it in memory.

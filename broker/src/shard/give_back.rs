@@ -11,7 +11,8 @@ use tracing::{error, warn};
 use super::SubscriptionKey;
 use crate::copy::{CopyError, copy_for_retry};
 use crate::deliver::is_permanent;
-use crate::inbox::{CopyBatch, Inbox};
+use crate::desk::Desk;
+use crate::inbox::CopyBatch;
 use crate::metrics::Metrics;
 use crate::subscription::Overdue;
 
@@ -29,7 +30,7 @@ pub(super) struct GivenBack {
 /// What a job needs of its surroundings.
 pub(super) struct Copier {
     pub(super) reader: StoreReader,
-    pub(super) inbox: Arc<Inbox>,
+    pub(super) desk: Arc<Desk>,
     pub(super) jobs: Arc<Semaphore>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -68,7 +69,7 @@ impl Copier {
                 messages: copies.batch,
                 then: tell,
             };
-            self.inbox.put_copies(batch).await.ok()?;
+            self.desk.put_copies(batch).await.ok()?;
             if let Err(refused) = told.await.ok()? {
                 warn!(?refused, "messages of a consumer cannot be copied now");
                 return None;

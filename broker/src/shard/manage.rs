@@ -192,7 +192,7 @@ impl Shard {
             time: now,
         };
         let (tell, told) = oneshot::channel();
-        if self.around.inbox.put_control(control, tell).await.is_err() {
+        if self.around.desk.put_control(control, tell).await.is_err() {
             return;
         }
         let (later, key) = (self.tell_later(), key.clone());

@@ -72,7 +72,7 @@ impl Shard {
             actions: vec![action],
             then: ActionDone::TellDurable(tell),
         };
-        if self.around.inbox.put_actions(batch).await.is_err() {
+        if self.around.desk.put_actions(batch).await.is_err() {
             return;
         }
         let later = self.tell_later();
@@ -114,7 +114,7 @@ impl Shard {
             then: ActionDone::Answer(responder),
         };
         // A stopped writer gives no answer: the client will ack again.
-        let _ = self.around.inbox.put_actions(batch).await;
+        let _ = self.around.desk.put_actions(batch).await;
         if was_full {
             self.serve_parked(&ack.key).await;
         }

@@ -59,7 +59,7 @@ impl Shard {
                 actions: step.actions,
                 then: ActionDone::Nothing,
             };
-            if !batch.actions.is_empty() && self.around.inbox.put_actions(batch).await.is_err() {
+            if !batch.actions.is_empty() && self.around.desk.put_actions(batch).await.is_err() {
                 return; // The broker is stopping: unanswered, the pull will be sent again.
             }
             if let Some((responder, first, located)) = step.delivery {

@@ -85,7 +85,7 @@ impl Shard {
         }
         let copier = Copier {
             reader: self.around.reader.clone(),
-            inbox: Arc::clone(&self.around.inbox),
+            desk: Arc::clone(&self.around.desk),
             jobs: Arc::clone(&self.around.jobs),
             metrics: Arc::clone(&self.around.metrics),
         };
@@ -146,7 +146,7 @@ impl Shard {
             then: ActionDone::Nothing,
         };
         // A stopped writer: the process is ending, and all this is found again at its start.
-        let _ = self.around.inbox.put_actions(batch).await;
+        let _ = self.around.desk.put_actions(batch).await;
     }
 
     /// Forgets a group that nobody belongs to. It goes once that is durable.
@@ -160,7 +160,7 @@ impl Shard {
             entry.is_moving = true;
         }
         let (tell, told) = oneshot::channel();
-        if self.around.inbox.put_control(control, tell).await.is_err() {
+        if self.around.desk.put_control(control, tell).await.is_err() {
             return;
         }
         let (later, key) = (self.tell_later(), key.clone());

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Chance, Disk};
 use super::{Entry, File, FileSystem, LockError, LockGuard, OpenMode};
@@ -54,11 +54,20 @@ struct State {
     locks: BTreeSet<PathBuf>,
     /// Whether reads that must not wait find everything.
     is_warm: bool,
+    /// Whether syncs of files wait.
+    holds_syncs: bool,
 }
 
 /// The file system; clones share it.
 #[derive(Clone, Debug)]
-pub struct FaultyFs(Arc<Mutex<State>>);
+pub struct FaultyFs(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Syncs wait no more.
+    released: Condvar,
+}
 
 struct FaultyFile {
     fs: FaultyFs,
@@ -83,7 +92,7 @@ impl FaultyFs {
     /// An empty file system; `seed` decides what is not decided by the calls.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             disk: Disk::new(),
             chance: Chance(seed),
             stats: Stats::default(),
@@ -95,7 +104,12 @@ impl FaultyFs {
             space: None,
             locks: BTreeSet::new(),
             is_warm: false,
-        })))
+            holds_syncs: false,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            released: Condvar::new(),
+        }))
     }
 
     /// Lets the power go off at the `calls`-th call from now (0: the next one). That call and all
@@ -116,12 +130,14 @@ impl FaultyFs {
         let mut state = self.state();
         state.disk.power_cut(&mut Chance(seed));
         state.die();
+        self.0.released.notify_all();
     }
 
     /// The process dies, the machine does not: everything written is still there. All open files
     /// and locks are gone.
     pub fn kill(&self) {
         self.state().die();
+        self.0.released.notify_all();
     }
 
     /// Lets the `calls`-th call from now (0: the next one) fail without an effect.
@@ -151,6 +167,18 @@ impl FaultyFs {
     /// first.
     pub fn set_warm(&self, is_warm: bool) {
         self.state().is_warm = is_warm;
+    }
+
+    /// Lets syncs of files wait, until [`Self::release_syncs`] or the end of the process. They count
+    /// as calls when they go on.
+    pub fn hold_syncs(&self) {
+        self.state().holds_syncs = true;
+    }
+
+    /// Lets syncs go on.
+    pub fn release_syncs(&self) {
+        self.state().holds_syncs = false;
+        self.0.released.notify_all();
     }
 
     /// Bytes of all files together.
@@ -188,7 +216,12 @@ impl FaultyFs {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is plain data: a panic of another test thread does not break it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while_held(&self) {
+        let held = |state: &mut State| state.holds_syncs;
+        drop(self.0.released.wait_while(self.state(), held));
     }
 
     fn file(&self, inode: usize, life: u64) -> Arc<dyn File> {
@@ -206,6 +239,7 @@ impl State {
         self.power_is_off = false;
         self.cut_in = None;
         self.locks.clear();
+        self.holds_syncs = false;
     }
 
     /// Counts a call and decides whether it fails.
@@ -418,6 +452,7 @@ impl File for FaultyFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.fs.wait_while_held();
         let (mut state, turn) = self.call()?;
         state.stats.syncs += 1;
         state.sync(self.inode)?;

@@ -178,6 +178,12 @@ impl LogPair {
         self.under_way.is_some()
     }
 
+    /// Whether the end of the sync that was started, if one was, would not wait.
+    pub(crate) fn is_sync_done(&mut self) -> bool {
+        let is_started = self.under_way.as_ref().is_some_and(|sync| sync.is_started);
+        !is_started || self.syncer.is_done()
+    }
+
     /// Begins and starts a sync of everything, checksums ending there. Nothing else may be under
     /// way.
     pub(crate) fn begin_flush(&mut self) -> Result<(), Error> {
@@ -193,11 +199,10 @@ impl LogPair {
 
     /// Ends the sync that was begun, if that needs no waiting for others.
     pub(crate) fn poll_sync(&mut self) -> Result<(), Error> {
-        let started = self.under_way.as_ref().map(|sync| sync.is_started);
-        if started == Some(true) && !self.syncer.is_done() {
-            return Ok(());
+        if self.is_sync_done() {
+            self.end_sync()?;
         }
-        self.end_sync()
+        Ok(())
     }
 
     /// Serial of a commit record: everything that it and those before it speak of is durable, and

@@ -297,6 +297,11 @@ impl StoreWriter {
         self.poison_on_error(|writer| writer.logs.start_sync())
     }
 
+    /// Whether [`Self::finish_commit`] would not wait for a sync that was started.
+    pub fn is_synced(&mut self) -> bool {
+        self.logs.is_sync_done()
+    }
+
     /// The second half of [`Self::commit`], if the first was done.
     ///
     /// # Errors
@@ -346,6 +351,12 @@ impl StoreWriter {
     /// Keeps the messagelog from `offset` on, however old it gets. At first nothing is kept so.
     pub fn keep_from(&mut self, offset: MessageOffset) {
         self.chores.expiry.keep_from(offset);
+    }
+
+    /// Whether a commit of messages waits for the disk, whoever asks for it.
+    #[must_use]
+    pub fn waits_for_disk(&self) -> bool {
+        self.config.flush == FlushMode::Sync
     }
 
     /// Pull sequences handed out by actions that are not durable yet.
