@@ -63,7 +63,7 @@ pub(crate) struct Writer {
     gathered: Gathered,
     /// What is answered when the commit that was begun is finished.
     begun: Option<Begun>,
-    /// When nothing was half done.
+    /// When nothing was half done the last time.
     rested_at: Instant,
     /// What the store forgot too early, as far as it is counted.
     forgotten: u64,
@@ -215,8 +215,7 @@ impl Writer {
         let started = Instant::now();
         let now: UnixMillis = self.clock.now();
         let next = self.store.tick(now)?;
-        self.rested_at = Instant::now();
-        let took = self.rested_at.duration_since(started);
+        let took = started.elapsed();
         self.metrics.upkeep_seconds.observe(took.as_secs_f64());
         let again = (!self.stuck.is_empty()).then_some(NO_SPACE_PAUSE);
         Ok(next.into_iter().chain(again).min())
@@ -230,6 +229,9 @@ impl Writer {
             actions,
             bytes,
         } = taken;
+        if self.begun.is_none() {
+            self.rested_at = Instant::now();
+        }
         self.append_sends(&mut sends)?;
         let copied = self.append_copies(copies)?;
         let actions = self.append_ordered(actions)?;

@@ -351,20 +351,14 @@ async fn what_fails_in_the_task_ends_the_thread() {
 async fn what_comes_during_a_sync_shares_the_next_commit() {
     const LARGE: usize = 300_000;
     let waits = Waits::new(FlushMode::Sync, Background::Threads);
-    let put = async |bytes: usize| {
-        let (then, told) = oneshot::channel();
-        let messages = vec![copy_of(bytes)];
-        waits
-            .desk
-            .put_copies(CopyBatch { messages, then })
-            .await
-            .unwrap();
-        told
-    };
     // Each is more than a piece: the first is committed while the others wait.
     let mut told = Vec::new();
     for _ in 0..5 {
-        told.push(put(LARGE).await);
+        let (then, done) = oneshot::channel();
+        let messages = vec![copy_of(LARGE)];
+        let batch = CopyBatch { messages, then };
+        waits.desk.put_copies(batch).await.unwrap();
+        told.push(done);
     }
     waits.fs.hold_syncs();
     let reader = waits.reader.clone();
