@@ -497,6 +497,7 @@ impl DelayWorld {
             commit_slots: 64,
             checkpoint_retain: 2,
             run_bytes: 4000,
+            tables_kept: [0, 1, 3][(self.settings.seed % 3) as usize],
             background: Background::Inline,
             sabotage: self.settings.sabotage.of_the_store(),
             ..DelayConfig::default()

@@ -9,6 +9,7 @@ mod checkpoint;
 mod chores;
 pub(crate) mod config;
 mod count;
+mod cut;
 mod dispatch_log;
 pub(crate) mod entry;
 mod import;
@@ -23,6 +24,7 @@ mod run;
 mod shared;
 mod slots;
 mod table;
+mod uncut;
 mod upkeep;
 pub(crate) mod writer;
 
@@ -44,6 +46,7 @@ use crate::delay::reader::DelayReader;
 use crate::delay::rebuild::{Rebuild, begun_keys};
 use crate::delay::report::DelayReport;
 use crate::delay::shared::Shared;
+use crate::delay::uncut::Full;
 use crate::delay::writer::{DelayWriter, Recovered};
 use crate::error::{Doing, Error};
 use crate::folder;
@@ -147,7 +150,8 @@ impl DelayStore {
         let [mut messages, mut dispatches] = [open(LogKind::Delayed)?, open(LogKind::Dispatch)?];
         side::cut([&messages, &dispatches], &mut ring, term, &mut report)?;
         let covered = loaded.manifest.covered;
-        let mut rebuild = Rebuild::new(found.newest, covered, loaded.runs.clone());
+        let full = Full::of(&config);
+        let mut rebuild = Rebuild::new(found.newest, covered, loaded.runs.clone(), full);
         replay([&mut messages, &mut dispatches], &mut rebuild, &mut report)?;
         let durable = [&messages, &dispatches].map(|side| side.tail.kept);
         ring.seal(CommitRecord::idle(term, durable))?;
@@ -207,9 +211,8 @@ impl Ground<'_> {
         let reader = DelayReader::new(shared.clone());
         let begun = find_begun(&shared, &reader, report)?;
         let is_stopped = Arc::<AtomicBool>::default();
-        let how = (config.run_bytes, config.checkpoint_retain);
         let (of, stop) = (shared.clone(), is_stopped.clone());
-        let keeper = DelayKeeper::new(self.place, of, segments, how, loaded, stop);
+        let keeper = DelayKeeper::new(self.place, of, segments, &config, loaded, stop);
         let chores = DelayChores::start(Arc::new(keeper), config.background, is_stopped)
             .doing("start threads for", root)?;
         let [messages, dispatches] = sides;

@@ -7,7 +7,7 @@ use crate::delay::entry::{Key, Pending};
 use crate::delay::run::DelayRun;
 use crate::delay::run::walk::Entries;
 use crate::delay::shared::Shared;
-use crate::delay::table::Table;
+use crate::delay::table::{Row, Table};
 use crate::error::Error;
 use crate::run::cache::BlockCache;
 
@@ -29,7 +29,9 @@ struct Source {
 }
 
 enum Rest {
-    /// Of a table.
+    /// Of a table that is complete: rank of the next one.
+    Table(Arc<Table>, usize),
+    /// Of the table that grows.
     Copied {
         messages: std::vec::IntoIter<Pending>,
         /// There may be more behind the last one.
@@ -40,12 +42,17 @@ enum Rest {
 }
 
 impl Source {
+    fn of_complete(table: &Arc<Table>, from: Bound<Key>, until: i64) -> Self {
+        let mut rank = table.rank(from);
+        Self {
+            head: take_ranked(table, &mut rank, until),
+            rest: Rest::Table(table.clone(), rank),
+        }
+    }
+
     fn of_table(table: &Table, from: Bound<Key>, until: i64) -> Self {
-        let within = table.from(from).take_while(|(key, _)| key.due < until);
-        let messages: Vec<Pending> = within
-            .take(COPIED_MAX)
-            .map(|(key, spot)| spot.pending(key))
-            .collect();
+        let within = table.from(from).take_while(|row| row.key.due < until);
+        let messages: Vec<Pending> = within.take(COPIED_MAX).map(Row::pending).collect();
         let is_cut = messages.len() == COPIED_MAX;
         let mut messages = messages.into_iter();
         Self {
@@ -95,6 +102,10 @@ impl Source {
                 self.head = messages.next();
                 Ok(self.head.is_none() && *is_cut)
             }
+            Rest::Table(table, rank) => {
+                self.head = take_ranked(table, rank, until);
+                Ok(false)
+            }
             Rest::Run(entries) => {
                 let next = entries.next_readable()?;
                 let next = next.filter(|entry| entry.key.due < until);
@@ -103,6 +114,14 @@ impl Source {
             }
         }
     }
+}
+
+/// The message of a complete table with this rank, if it is due in front of `until`; goes on to the
+/// next.
+fn take_ranked(table: &Table, rank: &mut usize, until: i64) -> Option<Pending> {
+    let row = table.ranked(*rank).filter(|row| row.key.due < until)?;
+    *rank += 1;
+    Some(row.pending())
 }
 
 impl<'a> Browse<'a> {
@@ -121,10 +140,10 @@ impl<'a> Browse<'a> {
         let (from, until) = (self.next, self.until);
         let runs = {
             let state = self.shared.read();
-            let tables = state.frozen.iter().map(AsRef::as_ref);
-            let tables = tables.chain([&state.table]);
-            self.sources = tables
-                .map(|table| Source::of_table(table, from, until))
+            let complete = state.frozen.iter();
+            let complete = complete.map(|table| Source::of_complete(table, from, until));
+            self.sources = complete
+                .chain([Source::of_table(&state.table, from, until)])
                 .collect();
             state.runs.clone()
         };

@@ -38,13 +38,13 @@ impl DelayChores {
         self.cutter.wait();
     }
 
-    /// Begins what is due; `has_table` when one is full.
-    pub(crate) fn tend(&self, has_table: bool, now: UnixMillis) {
+    /// Begins what is due.
+    pub(crate) fn tend(&self, now: UnixMillis) {
         let keeper = &self.keeper;
-        if has_table && !keeper.retry.is_resting(now) && !self.cutter.is_busy() {
+        if !keeper.retry.is_resting(now) && !self.cutter.is_busy() && keeper.wants_cut() {
             let keeper = keeper.clone();
             self.cutter
-                .offer(move || keeper.retry.attempt(now, || keeper.cut()));
+                .offer(move || keeper.retry.attempt(now, || keeper.cut(now)));
         }
         if !keeper.retry.is_resting(now) && !self.helper.is_busy() && keeper.wants_look() {
             let keeper = keeper.clone();

@@ -48,9 +48,16 @@ pub struct DelayConfig {
     pub commit_slots: u32,
     /// How many checkpoints are kept. Default: 3.
     pub checkpoint_retain: usize,
-    /// How many bytes the write-ahead log grows until that stretch leaves memory for a run, which
-    /// needs as much memory while it is written. Default: 64 MiB.
+    /// How many bytes the write-ahead log grows until the table of that stretch is full. Default:
+    /// 64 MiB.
     pub run_bytes: u64,
+    /// How many messages fill a table sooner. Each needs 48 bytes of memory. Default: 65 536.
+    pub run_messages: usize,
+    /// How many full tables stay in memory: what is done by the time a table has to leave is never
+    /// written to a run. Four more may wait for that, then who appends waits too; a start reads
+    /// what all of them, and the one that grows, stand for. Default: 12, which is 768 MiB of the
+    /// write-ahead log, or 786 432 messages.
+    pub tables_kept: usize,
     /// Memory for blocks of runs. Unit: bytes. Default: 32 MiB.
     pub cache_bytes: usize,
     /// Messages that are overdue for longer than this are dropped and counted. Default: never.
@@ -73,6 +80,8 @@ impl Default for DelayConfig {
             commit_slots: 16_384,
             checkpoint_retain: 3,
             run_bytes: 64 << 20,
+            run_messages: 65_536,
+            tables_kept: 12,
             cache_bytes: 32 << 20,
             drop_overdue_after: None,
             background: Background::Threads,
@@ -121,6 +130,7 @@ impl DelayConfig {
         for (what, value) in [
             ("zero_ahead_bytes", self.zero_ahead_bytes),
             ("run_bytes", self.run_bytes),
+            ("run_messages", self.run_messages as u64),
             ("checkpoint_retain", self.checkpoint_retain as u64),
         ] {
             if value == 0 {
@@ -155,7 +165,7 @@ mod tests {
 
     #[test]
     fn refuses_values_out_of_bounds() {
-        let breaks: [fn(&mut DelayConfig); 8] = [
+        let breaks: [fn(&mut DelayConfig); 9] = [
             |config| config.group_name = "a\nb".into(),
             |config| config.message_segment_bytes = 1023,
             |config| config.dispatch_segment_bytes = (1 << 30) + 1,
@@ -163,6 +173,7 @@ mod tests {
             |config| config.commit_slots = 63,
             |config| config.checkpoint_retain = 0,
             |config| config.run_bytes = 0,
+            |config| config.run_messages = 0,
             |config| config.cache_bytes = INDEX_CACHE_BYTES_MIN - 1,
         ];
         for (number, breaks) in breaks.into_iter().enumerate() {

@@ -29,8 +29,8 @@ impl Wanted {
 
     fn in_table(&self, book: &Book, table: &Table) -> u64 {
         let within = table.from(Bound::Included(self.from));
-        let within = within.take_while(|(key, _)| *key < self.until);
-        let taken = within.filter(|(key, spot)| self.takes(book, spot.subject, key.sequence));
+        let within = within.take_while(|row| row.key < self.until);
+        let taken = within.filter(|row| self.takes(book, row.spot.subject, row.key.sequence));
         taken.count() as u64
     }
 }

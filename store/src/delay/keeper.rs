@@ -1,4 +1,4 @@
-//! Changes the set of live runs: a new one for a table that is full, others for those that are
+//! Changes the set of live runs: new ones for tables that are full, others for those that are
 //! merged, none for what is done; and drops what the logs need not hold any more.
 
 use std::collections::HashMap;
@@ -11,14 +11,15 @@ use roaring::RoaringTreemap;
 use crate::background::Retry;
 use crate::checkpoint::Recent;
 use crate::delay::book::Book;
-use crate::delay::entry::Key;
+use crate::delay::config::DelayConfig;
+use crate::delay::cut::Cut;
 use crate::delay::manifest::Manifest;
 use crate::delay::merge::{Merge, Merged};
-use crate::delay::run::builder::{DelayRunBuilder, Sizes};
 use crate::delay::run::{DelayRun, Runs};
 use crate::delay::shared::Shared;
-use crate::delay::slots::{RunSize, Slot, WHOLE, to_merge};
-use crate::delay::table::{Spot, Table};
+use crate::delay::slots::{RunSize, Slot, to_merge};
+use crate::delay::table::Table;
+use crate::delay::uncut::to_cut;
 use crate::error::Error;
 use crate::format::{MANIFEST, run_name};
 use crate::log::segment::Segments;
@@ -40,8 +41,10 @@ pub(crate) struct DelayKeeper {
     place: Place,
     shared: Arc<Shared>,
     logs: [Arc<Segments>; 2],
-    /// Bytes of the write-ahead log in a fresh run.
+    /// Bytes of the write-ahead log in a full table.
     run_bytes: u64,
+    /// Full tables that are not cut yet.
+    tables_kept: usize,
     manifest: Mutex<Manifest>,
     durable: Mutex<Durable>,
     recent: Recent,
@@ -113,8 +116,9 @@ struct Change {
     new: Vec<(Arc<DelayRun>, Slot)>,
     /// Numbers of runs that go.
     replaced: Vec<u64>,
-    /// Messages in front of this byte of the write-ahead log are in runs now, or done.
-    covered: Option<u64>,
+    /// Messages in front of this byte of the write-ahead log are in runs now, or done: those of so
+    /// many tables.
+    covered: Option<(u64, usize)>,
     /// First kept bytes of both logs.
     oldest: Option<[u64; 2]>,
     /// Finished messages that are gone.
@@ -126,7 +130,7 @@ impl DelayKeeper {
         place: Place,
         shared: Arc<Shared>,
         logs: [Arc<Segments>; 2],
-        (run_bytes, retain): (u64, usize),
+        config: &DelayConfig,
         loaded: Loaded,
         is_stopped: Arc<AtomicBool>,
     ) -> Self {
@@ -134,11 +138,12 @@ impl DelayKeeper {
             place,
             shared,
             logs,
-            run_bytes,
+            run_bytes: config.run_bytes,
+            tables_kept: config.tables_kept,
             manifest: Mutex::new(loaded.manifest),
             durable: Mutex::default(),
             recent: Recent::default(),
-            retain,
+            retain: config.checkpoint_retain,
             retry: Retry::default(),
             broken: Mutex::default(),
             tried: Mutex::default(),
@@ -191,7 +196,8 @@ impl DelayKeeper {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = manifest.clone();
         changed.oldest = change.oldest.unwrap_or(changed.oldest);
-        changed.covered = change.covered.unwrap_or(changed.covered);
+        let (covered, cut) = change.covered.unwrap_or((changed.covered, 0));
+        changed.covered = covered;
         let stays = |number: &u64| !change.replaced.contains(number);
         changed.runs.retain(|(number, _)| stays(number));
         let new = change.new.iter();
@@ -201,18 +207,17 @@ impl DelayKeeper {
         let Place { fs, dir, store } = &self.place;
         changed.save(fs.as_ref(), dir, *store)?;
         *manifest = changed;
-        {
+        // Freed when nobody waits for the lock.
+        let _cut: Vec<Arc<Table>> = {
             let mut state = self.shared.write();
             let kept = state.runs.iter().filter(|(run, _)| stays(&run.number()));
             let runs = kept.cloned().chain(change.new).collect();
             state.runs = Arc::new(runs);
-            if change.covered.is_some() {
-                state.frozen.remove(0);
-            }
             if !change.gone.is_empty() {
                 state.book.forget(&change.gone);
             }
-        }
+            state.frozen.drain(..cut).collect()
+        };
         for number in &change.replaced {
             let path = dir.join(run_name(*number));
             if let Err(error) = fs.remove(&path) {
@@ -223,67 +228,48 @@ impl DelayKeeper {
         Ok(())
     }
 
-    /// Writes a run for the oldest table that is full.
-    pub(crate) fn cut(&self) -> Result<(), Error> {
-        let table = self.shared.read().frozen.first().cloned();
-        let Some(table) = table else {
+    /// How many of the tables that are full are to be cut now, the oldest.
+    fn to_cut(&self, book: &Book) -> usize {
+        let state = self.shared.read();
+        let are_done = state.frozen.iter().map(|table| {
+            let sequences = table.first_sequence()..=table.last_sequence();
+            book.done.range_cardinality(sequences) >= table.len() as u64
+        });
+        to_cut(are_done, self.tables_kept)
+    }
+
+    /// Whether [`Self::cut`] has something to do.
+    pub(crate) fn wants_cut(&self) -> bool {
+        self.to_cut(&self.durable().book) > 0
+    }
+
+    /// Writes runs for the oldest tables that are full, if there are more than are kept; forgets
+    /// those of which all is done.
+    pub(crate) fn cut(&self, now: UnixMillis) -> Result<(), Error> {
+        let Durable { book, .. } = self.durable();
+        let count = self.to_cut(&book);
+        let tables = self.shared.read().frozen[..count].to_vec();
+        let Some(covered) = tables.last().map(|table| table.range.end) else {
             return Ok(());
         };
-        let Durable { book, .. } = self.durable();
-        let done = &book.done;
-        let (mut sizes, mut gone) = (Sizes::default(), RoaringTreemap::new());
-        for (key, spot) in table.all() {
-            if done.contains(key.sequence) {
-                gone.insert(key.sequence);
-            } else {
-                sizes.messages += 1;
-                sizes.record_bytes += u64::from(spot.bytes);
-            }
-        }
-        let mut new = Vec::new();
-        if sizes.messages > 0 {
-            let mut builder = DelayRunBuilder::new(&self.place, self.next_number(), sizes)?;
-            if let Err(error) = self.copy(&table, done, &mut builder) {
-                builder.discard();
-                return Err(error);
-            }
-            new.push((Arc::new(builder.finish()?), WHOLE));
-        }
-        let covered = Some(table.range.end);
-        tracing::debug!(covered, messages = sizes.messages, "run written");
+        let cut = Cut {
+            place: &self.place,
+            log: &self.logs[0],
+            tables: &tables,
+            done: &book.done,
+            now: now.0,
+            is_stopped: &self.is_stopped,
+        };
+        let Merged { runs: new, gone } = cut.run(|| self.next_number())?;
+        let (runs, done) = (new.len(), gone.len());
+        tracing::debug!(covered, tables = count, runs, done, "tables cut");
         self.install(Change {
             new,
-            covered,
+            covered: Some((covered, count)),
             gone,
             ..Change::default()
         })?;
         self.wants_look.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Records are copied as they are: one that is damaged stays damaged, and noticed.
-    fn copy(
-        &self,
-        table: &Table,
-        done: &RoaringTreemap,
-        builder: &mut DelayRunBuilder,
-    ) -> Result<(), Error> {
-        // They stand in the order they came in and go by due time: the log is read at once.
-        let (start, end) = (table.range.start, table.range.end);
-        let bytes = usize::try_from(end - start).expect("a stretch of the log fits into memory");
-        let mut log = vec![0; bytes];
-        self.logs[0].read_or_zeros(&mut log, start)?;
-        for (key, spot) in table.all() {
-            if !done.contains(key.sequence) {
-                builder.add(key, spot.subject, spot.record_in(&log, start))?;
-            }
-        }
-        drop(log);
-        for (hash, key) in table.ids() {
-            if !done.contains(key.sequence) {
-                builder.add_id(hash, key)?;
-            }
-        }
         Ok(())
     }
 
@@ -425,11 +411,4 @@ fn sizes_of(runs: &[(Arc<DelayRun>, Slot)]) -> Vec<RunSize> {
         bytes: run.bytes(),
     };
     runs.iter().map(size).collect()
-}
-
-impl Table {
-    /// All messages, ascending.
-    fn all(&self) -> impl Iterator<Item = (Key, Spot)> {
-        self.from(std::ops::Bound::Unbounded)
-    }
 }

@@ -16,7 +16,7 @@ use crate::delay::entry::{
 use crate::delay::message_log::{RecordView, id_hash_of, message_id};
 use crate::delay::run::Runs;
 use crate::delay::shared::Shared;
-use crate::delay::table::Spot;
+use crate::delay::table::{Row, Spot};
 use crate::error::Error;
 
 /// A message may move from the write-ahead log to a run, and from run to run, while it is read.
@@ -102,14 +102,12 @@ impl DelayReader {
         let by_hour = state.book.by_hour.iter();
         let by_hour =
             by_hour.map(|(hour, count)| (UnixMillis(hour.saturating_mul(HOUR_MS)), *count));
-        let tables = state.frozen.iter().map(AsRef::as_ref);
-        let tables = tables.chain([&state.table]);
         DelayStats {
             pending: state.book.pending_count(),
             begun: state.book.begun.len() as u64,
             by_hour: by_hour.collect(),
             expired: state.book.expired_total,
-            in_tables: tables.map(|table| table.len() as u64).sum(),
+            in_tables: state.tables().map(|table| table.len() as u64).sum(),
             in_runs: state.runs.iter().map(|(run, _)| run.len()).sum(),
             runs: state.runs.len() as u64,
         }
@@ -242,12 +240,8 @@ impl DelayReader {
         let hash = id_hash_of(subject, message_id);
         let (mut candidates, runs, moves) = {
             let state = self.shared.read();
-            let tables = state.frozen.iter().map(AsRef::as_ref);
-            let with = tables
-                .chain([&state.table])
-                .flat_map(|table| table.with_hash(hash));
-            let with = with.filter_map(|key| Some(state.spot(key)?.pending(key)));
-            let candidates = with.collect::<Vec<Pending>>();
+            let with = state.tables().flat_map(|table| table.with_hash(hash));
+            let candidates = with.map(Row::pending).collect::<Vec<Pending>>();
             (candidates, state.runs.clone(), state.moves)
         };
         for (run, _) in runs.iter() {

@@ -11,7 +11,8 @@ use crate::delay::message_log::{DelayedFormat, DelayedItem, RECORD_BYTES_MIN};
 use crate::delay::report::DelayReport;
 use crate::delay::run::Runs;
 use crate::delay::shared::{State, Subjects};
-use crate::delay::table::{Spot, Table};
+use crate::delay::table::{Row, Spot, Table};
+use crate::delay::uncut::Full;
 use crate::error::Error;
 use crate::format::LogKind;
 use crate::log::scan::{Found, scan};
@@ -26,13 +27,20 @@ pub(crate) struct Rebuild {
     included: u64,
     /// Messages in front of this are in runs.
     covered: u64,
+    /// When a table is full.
+    full: Full,
     /// Bytes that hold nothing readable.
     lost_bytes: u64,
 }
 
 impl Rebuild {
     /// Begins with a checkpoint, if there is one.
-    pub(crate) fn new(checkpoint: Option<DelayCheckpoint>, covered: u64, runs: Runs) -> Self {
+    pub(crate) fn new(
+        checkpoint: Option<DelayCheckpoint>,
+        covered: u64,
+        runs: Runs,
+        full: Full,
+    ) -> Self {
         let included = checkpoint.as_ref().map_or(0, |found| found.positions[0]);
         let (subjects, mut book) = match checkpoint {
             Some(found) => (found.subjects, found.book),
@@ -52,6 +60,7 @@ impl Rebuild {
             },
             included,
             covered,
+            full,
             lost_bytes: 0,
         }
     }
@@ -101,7 +110,16 @@ impl Rebuild {
                 bytes: bytes.expect("a record has less than 2^32 bytes"),
                 subject,
             };
-            self.state.table.insert(item.key, spot, item.id_hash);
+            if self.full.is_reached(&self.state.table, range.start) {
+                // All of it is durable and has checksums when the start is done.
+                let full = self.state.table.completed(range.start);
+                self.state.freeze(full);
+            }
+            self.state.table.insert(Row {
+                key: item.key,
+                spot,
+                id_hash: item.id_hash,
+            });
         }
     }
 

@@ -76,14 +76,18 @@ pub(crate) struct State {
 impl State {
     /// Where the record of a message stands in the write-ahead log, if only that holds it.
     pub(crate) fn spot(&self, key: Key) -> Option<Spot> {
-        let frozen = self.frozen.iter().map(AsRef::as_ref);
-        frozen.chain([&self.table]).find_map(|table| table.get(key))
+        self.tables().find_map(|table| table.get(key))
     }
 
-    /// Makes the table one that waits to become a run; everything in front of `end` is in it.
-    pub(crate) fn freeze(&mut self, end: u64) {
-        let mut full = std::mem::replace(&mut self.table, Table::at(end));
-        full.range.end = end;
+    /// All tables, oldest first.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
+        let frozen = self.frozen.iter().map(AsRef::as_ref);
+        frozen.chain([&self.table])
+    }
+
+    /// Puts `full`, which is the table completed, beside those that wait to become runs.
+    pub(crate) fn freeze(&mut self, full: Table) {
+        self.table = Table::at(full.range.end);
         self.frozen.push(Arc::new(full));
     }
 }

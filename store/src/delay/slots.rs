@@ -7,8 +7,6 @@ use crate::run::tiers;
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 const MONTH: i64 = 30 * DAY;
-/// Fresh runs that are merged at once.
-const FRESH_MIN: usize = 4;
 /// Most runs in one merge.
 const FAN_IN_MAX: usize = 32;
 /// Larger runs are not merged: it would take too long at once.
@@ -28,7 +26,7 @@ impl Slot {
     }
 }
 
-/// The slot of runs that were not cut by due time yet.
+/// The slot of runs that were not cut by due time: earlier versions wrote such ones.
 pub(crate) const WHOLE: Slot = Slot {
     begin: 0,
     end: i64::MAX,
@@ -60,12 +58,13 @@ pub(crate) struct RunSize {
     pub(crate) bytes: u64,
 }
 
-/// Numbers of the runs to merge next: fresh ones as soon as there are some, others of one slot
-/// when there are enough of about the same size, so that a message is written once per level.
+/// Numbers of the runs to merge next: those that were not cut by due time at once, others of one
+/// slot when there are enough of about the same size, so that a message is written once per level.
 pub(crate) fn to_merge(runs: &[RunSize], unit: u64) -> Option<Vec<u64>> {
-    let fresh: Vec<u64> = of_slot(runs, WHOLE).map(|run| run.number).collect();
-    if fresh.len() >= FRESH_MIN {
-        return Some(fresh.into_iter().take(FAN_IN_MAX).collect());
+    let uncut = of_slot(runs, WHOLE).map(|run| run.number);
+    let uncut: Vec<u64> = uncut.take(FAN_IN_MAX).collect();
+    if !uncut.is_empty() {
+        return Some(uncut);
     }
     let mut slots: Vec<Slot> = runs.iter().map(|run| run.slot).collect();
     slots.sort_unstable();
@@ -151,19 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn fresh_runs_go_first_then_levels_of_a_slot() {
+    fn runs_of_everything_go_first_then_levels_of_a_slot() {
         let (a, b) = (slot(0, HOUR), slot(HOUR, HOUR));
-        let mut runs = vec![
-            run(1, WHOLE, 10),
-            run(2, a, 10),
-            run(3, a, 10),
-            run(4, b, 10),
-        ];
+        let mut runs = vec![run(2, a, 10), run(3, a, 10), run(4, b, 10)];
         assert_eq!(to_merge(&runs, 10), None);
         runs.extend([run(5, a, 10), run(6, a, 10)]);
         assert_eq!(to_merge(&runs, 10), Some(vec![2, 3, 5, 6]));
-        runs.extend((7..10).map(|number| run(number, WHOLE, 10)));
-        assert_eq!(to_merge(&runs, 10), Some(vec![1, 7, 8, 9]));
+        runs.extend([run(1, WHOLE, 10), run(7, WHOLE, 10)]);
+        assert_eq!(to_merge(&runs, 10), Some(vec![1, 7]));
     }
 
     #[test]

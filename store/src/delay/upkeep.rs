@@ -10,6 +10,7 @@ use crate::delay::checkpoint::{self as delay_checkpoint, CheckpointHead};
 use crate::delay::dispatch_log::Verb;
 use crate::delay::entry::{Key, Pending};
 use crate::delay::table::Table;
+use crate::delay::uncut::{Full, WAITING_MAX};
 use crate::delay::writer::DelayWriter;
 use crate::error::{AppendError, Doing, Error};
 use crate::flush::{self, CHECKPOINT_INTERVAL};
@@ -24,8 +25,6 @@ const CHECKPOINT_RUNS: u64 = 4;
 const CHECKPOINT_SEGMENTS: u64 = 2;
 /// How often overdue messages are looked for that are to be dropped.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(10);
-/// Most tables that wait to become runs before who appends waits too.
-const FROZEN_MAX: usize = 4;
 /// Most messages that are dropped at a time.
 const EXPIRE_MAX: usize = 4096;
 
@@ -140,23 +139,29 @@ impl DelayWriter {
                 Err(Error::NoSpace { .. }) => {}
                 written => {
                     written?;
-                    self.shared.write().freeze(end);
+                    // Nobody else changes it: readers need not wait while it is sorted.
+                    let full = self.shared.read().table.completed(end);
+                    self.shared.write().freeze(full);
                 }
             }
         }
-        let has_table = !self.shared.read().frozen.is_empty();
-        self.chores.tend(has_table, now);
+        self.chores.tend(now);
         Ok(())
     }
 
-    /// Whether the table should become a run. Waits for the run that is being written when too
-    /// many tables wait: memory is bounded.
+    /// Whether the table is full, and may be put aside. Waits for the cut that is being made when
+    /// too many are: memory and the time of a start are bounded.
     fn is_table_full(&self, end: u64) -> bool {
-        let is_full = end - self.shared.read().table.range.start >= self.config.run_bytes;
-        if is_full && self.shared.read().frozen.len() >= FROZEN_MAX {
+        let (is_full, frozen) = {
+            let state = self.shared.read();
+            let is_full = Full::of(&self.config).is_reached(&state.table, end);
+            (is_full, state.frozen.len())
+        };
+        let frozen_max = self.config.tables_kept + WAITING_MAX;
+        if is_full && frozen >= frozen_max {
             self.chores.wait_for_run();
         }
-        is_full && self.shared.read().frozen.len() < FROZEN_MAX
+        is_full && self.shared.read().frozen.len() < frozen_max
     }
 
     /// Syncs both logs and writes a durable checkpoint of the state they add up to.
@@ -197,10 +202,9 @@ impl DelayWriter {
         let Some(first) = self.chores.keeper.first_sequence(&state.runs) else {
             return;
         };
-        let tables = state.frozen.iter().map(AsRef::as_ref);
-        let tables = tables.chain([&state.table]).map(Table::first_sequence);
+        let tables = state.tables().map(Table::first_sequence);
         let hidden = self.committing.iter().chain(&self.unpublished);
-        let hidden = hidden.map(|(key, ..)| key.sequence);
+        let hidden = hidden.map(|row| row.key.sequence);
         let first = tables.chain(hidden).fold(first, u64::min);
         state.book.forget_below(first);
     }

@@ -21,7 +21,7 @@ use crate::delay::entry::{
 use crate::delay::message_log::{self, RecordView};
 use crate::delay::reader::{DelayReadError, DelayReader};
 use crate::delay::shared::Shared;
-use crate::delay::table::Spot;
+use crate::delay::table::{Row, Spot};
 use crate::error::{AppendError, Error};
 use crate::flush::{self, Plan};
 use crate::format::LogKind;
@@ -42,10 +42,10 @@ pub struct DelayWriter {
     pub(super) reader: DelayReader,
     ids: HashMap<Subject, DelaySubject>,
     buffer: BytesMut,
-    /// Accepted, and in no commit yet: spots and hashes of their ids.
-    pub(super) unpublished: Vec<(Key, Spot, u64)>,
+    /// Accepted, and in no commit yet.
+    pub(super) unpublished: Vec<Row>,
     /// In the commit that was begun, but not visible yet.
-    pub(super) committing: Vec<(Key, Spot, u64)>,
+    pub(super) committing: Vec<Row>,
     /// The commit that was begun waits for the disk.
     awaits_sync: bool,
     /// Something was decided that must be durable before it is acted upon.
@@ -170,7 +170,7 @@ impl DelayWriter {
             return self.end_append(LogKind::Delayed, appended);
         }
         let new = &self.unpublished[kept..];
-        placed.extend(new.iter().map(|(key, spot, _)| spot.pending(*key)));
+        placed.extend(new.iter().map(Row::pending));
         let moves = views.iter().filter(|view| view.replaces.is_some()).count();
         {
             let state = &mut *self.shared.write();
@@ -183,7 +183,7 @@ impl DelayWriter {
                 // done with it is durable after it.
                 state.moves += moves as u64;
                 let hidden = self.committing.drain(..).chain(self.unpublished.drain(..));
-                hidden.for_each(|(key, spot, hash)| state.table.insert(key, spot, hash));
+                hidden.for_each(|row| state.table.insert(row));
             }
         }
         self.end_append(LogKind::Delayed, appended)
@@ -210,8 +210,11 @@ impl DelayWriter {
                 bytes,
                 subject: self.intern(view.subject)?,
             };
-            let hash = message_log::id_hash(view.payload);
-            self.unpublished.push((view.key, spot, hash));
+            self.unpublished.push(Row {
+                key: view.key,
+                spot,
+                id_hash: message_log::id_hash(view.payload),
+            });
         }
         self.logs
             .messages
@@ -506,9 +509,7 @@ impl DelayWriter {
             return;
         }
         let table = &mut self.shared.write().table;
-        for (key, spot, hash) in self.committing.drain(..) {
-            table.insert(key, spot, hash);
-        }
+        self.committing.drain(..).for_each(|row| table.insert(row));
     }
 
     fn end_append(

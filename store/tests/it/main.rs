@@ -8,6 +8,7 @@ mod damage;
 mod delay;
 mod delay_faults;
 mod delay_runs;
+mod delay_tables;
 mod delay_world;
 mod faults;
 mod groups;
