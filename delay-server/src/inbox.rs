@@ -151,7 +151,7 @@ impl Inbox {
     /// Whether there is nothing to take.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queues.look(Queues::is_idle)
+        self.queues.look_into(|queues| queues.is_idle())
     }
 
     /// Takes no more; what is queued is still written.
