@@ -15,8 +15,11 @@ use crate::dispatch::RequestId;
 
 /// Batches of send requests that may wait for the writer; their bytes are bounded by the server's budget.
 pub const SENDS_QUEUED_MAX: usize = 16_384;
-/// Payload bytes the writer takes at a time: enough to fill the disk, short enough to answer soon.
-pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
+/// Payload bytes the writer takes at a time: short enough to look soon whether the disk is done.
+pub const WRITE_PIECE_BYTES_MAX: usize = 256 << 10;
+/// Payload bytes from which on no more is taken for a commit: enough to fill the disk, short enough
+/// to answer soon.
+pub const COMMIT_BYTES_MAX: usize = 1 << 20;
 
 /// Send requests that arrived together.
 pub type SendBatch = Received<Incoming>;
@@ -140,7 +143,7 @@ impl Inbox {
                     return None;
                 }
                 let mut taken = Taken::default();
-                queues.sends.take(WRITE_BATCH_BYTES_MAX, &mut taken.sends);
+                queues.sends.take(WRITE_PIECE_BYTES_MAX, &mut taken.sends);
                 taken.orders = std::mem::take(&mut queues.orders);
                 Some(taken)
             })?;

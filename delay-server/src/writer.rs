@@ -1,5 +1,6 @@
 //! The one thread that writes: takes batches, writes, syncs once, tells the scheduler, answers. While
-//! more is waiting, it writes the next batch during the sync of the one before.
+//! more is waiting, it writes the next batch during the sync of the one before, piece by piece until
+//! the disk is done.
 //!
 //! It is the point of order: whether a message was cancelled before it left is decided here. It
 //! waits for the disk and for nothing else. A full disk refuses sends and cancellations with a
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::dispatch::RequestId;
-use crate::inbox::{Inbox, NotDone, Order, SendBatch, Taken};
+use crate::inbox::{COMMIT_BYTES_MAX, Inbox, NotDone, Order, SendBatch, Taken};
 use crate::metrics::Metrics;
 use crate::scheduler::{News, NewsBox};
 use crate::window::HORIZON;
@@ -59,18 +60,33 @@ pub struct Writer {
     /// Orders that are not written yet, because the disk was full. They keep their order.
     stuck: VecDeque<Order>,
     messages: Vec<NewDelayed>,
-    placed: Vec<Pending>,
+    /// What was written for the commit that is begun next.
+    gathered: Gathered,
     /// What is answered when the commit that was begun is finished.
     begun: Option<Begun>,
     /// When nothing was half done.
     rested_at: Instant,
 }
 
-/// What a commit was begun with.
-struct Begun {
+/// Whom to answer and what to tell when what was written for it is committed.
+#[derive(Default)]
+struct Gathered {
     sends: Vec<SendBatch>,
     done: Vec<Done>,
     placed: Vec<Pending>,
+    /// Bytes of the send requests.
+    bytes: usize,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.done.is_empty()
+    }
+}
+
+/// A commit that was begun.
+struct Begun {
+    with: Gathered,
     started: Instant,
 }
 
@@ -95,7 +111,7 @@ impl Writer {
             unreplicated,
             stuck: VecDeque::new(),
             messages: Vec::new(),
-            placed: Vec::new(),
+            gathered: Gathered::default(),
             begun: None,
             rested_at: Instant::now(),
         }
@@ -118,6 +134,8 @@ impl Writer {
                 self.inbox.close();
             })?;
         }
+        self.finish()?;
+        self.begin()?;
         self.finish()?;
         info!("writer closes the store");
         self.store.close()
@@ -143,26 +161,39 @@ impl Writer {
         self.accept(&mut sends)?;
         self.stuck.extend(orders);
         let done = self.carry_out()?;
-        self.finish()?;
-        if !sends.is_empty() || !done.is_empty() {
-            self.begin(sends, done)?;
+        let gathered = &mut self.gathered;
+        gathered.bytes += sends.iter().map(|send| send.bytes.len()).sum::<usize>();
+        gathered.sends.extend(sends);
+        gathered.done.extend(done);
+        if self.may_gather() {
+            return Ok(Duration::ZERO);
         }
+        self.finish()?;
+        self.begin()?;
         if self.begun.is_some() {
             return Ok(Duration::ZERO);
         }
         self.tick()
     }
 
-    /// Begins a commit, and finishes it at once unless there is more to write meanwhile.
-    fn begin(&mut self, sends: Vec<SendBatch>, done: Vec<Done>) -> Result<(), Error> {
+    /// Whether more is taken before the next commit is begun: the disk is at the last one.
+    fn may_gather(&mut self) -> bool {
+        self.begun.is_some()
+            && self.gathered.bytes < COMMIT_BYTES_MAX
+            && !self.inbox.is_idle()
+            && !self.store.is_synced()
+    }
+
+    /// Begins a commit of what was gathered, if anything was, and finishes it at once unless there
+    /// is more to write meanwhile.
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let with = std::mem::take(&mut self.gathered);
         let started = Instant::now();
         let waits = self.store.begin_commit()?;
-        self.begun = Some(Begun {
-            sends,
-            done,
-            placed: std::mem::take(&mut self.placed),
-            started,
-        });
+        self.begun = Some(Begun { with, started });
         let is_rested = started.duration_since(self.rested_at) < REST_INTERVAL;
         if waits && is_rested && !self.inbox.is_idle() {
             return self.store.start_sync();
@@ -172,15 +203,15 @@ impl Writer {
 
     /// Finishes the commit that was begun, if one was: tells the scheduler and answers.
     fn finish(&mut self) -> Result<(), Error> {
-        let Some(begun) = self.begun.take() else {
+        let Some(Begun { with, started }) = self.begun.take() else {
             return Ok(());
         };
         self.store.finish_commit()?;
-        let took = begun.started.elapsed();
+        let took = started.elapsed();
         self.metrics.commit_seconds.observe(took.as_secs_f64());
-        self.tell_accepted(&begun.placed);
-        begun.sends.into_iter().for_each(|send| self.answer(send));
-        begun.done.into_iter().for_each(|done| self.tell(done));
+        self.tell_accepted(&with.placed);
+        with.sends.into_iter().for_each(|send| self.answer(send));
+        with.done.into_iter().for_each(|done| self.tell(done));
         Ok(())
     }
 
@@ -195,7 +226,7 @@ impl Writer {
             self.messages.extend(messages);
         }
         while !self.messages.is_empty() {
-            match self.store.accept(&self.messages, &mut self.placed) {
+            match self.store.accept(&self.messages, &mut self.gathered.placed) {
                 Ok(()) => {
                     let bytes = self.messages.iter().map(|m| m.payload.len() as u64);
                     self.metrics.stored_bytes.inc_by(bytes.sum());
@@ -275,7 +306,7 @@ impl Writer {
             Order::Reschedule(found, due, _) => {
                 let answer = self.store.reschedule(found, *due)?;
                 if let RescheduleAnswer::Rescheduled(entry) = &answer {
-                    self.placed.push(*entry);
+                    self.gathered.placed.push(*entry);
                 }
                 Ok(Written::Rescheduled(answer))
             }

@@ -478,6 +478,11 @@ impl DelayWriter {
         self.poison_on_error(|writer| writer.logs.start_sync())
     }
 
+    /// Whether [`Self::finish_commit`] would not wait for a sync that was started.
+    pub fn is_synced(&mut self) -> bool {
+        self.logs.is_sync_done()
+    }
+
     /// The second half of [`Self::commit`], if the first was done.
     ///
     /// # Errors
