@@ -304,9 +304,12 @@ add_result() {
 # Fills the memory with what can be dropped at once: a file with nothing in it, read. A server that has
 # worked for some hours has no free memory, it uses some again. On a virtual machine memory that was
 # free for some seconds may have to be asked for from the host, which costs more than all the rest.
+# The file is a new one each time: pages that are read again are kept longer than those that were just
+# written, and a backlog would leave memory before it is drained.
 fill_memory() {
     local available
     $quick && return 0
+    rm -f -- "$work/fill"
     available=$(sed -n 's/^MemAvailable:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/meminfo)
     truncate -s "$((available - FILL_LEAVES_KIB))K" "$work/fill"
     cat -- "$work/fill" >/dev/null
