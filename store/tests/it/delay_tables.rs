@@ -175,12 +175,16 @@ fn who_appends_waits_when_too_many_tables_do() {
     world.config.tables_kept = 2;
     world.config.background = Background::Threads;
     done(world.open(End::Close));
-    let mut all = Vec::new();
+    let (mut all, now) = (Vec::new(), world.clock.now());
     for round in 0..200 {
-        all.extend(fill(
-            &mut world,
-            (0..4).map(|number| (round + number) * HOUR),
-        ));
+        // A table at a time, each message in a slot of its own: cutting takes longer than filling.
+        let days = (0..5).map(|number| 2 + (5 * round + number) % 20);
+        let new: Vec<_> = days
+            .map(|day| delayed("s", "id", now.0 + day * 24 * HOUR, 30))
+            .collect();
+        world.writer().accept(&new, &mut all).unwrap();
+        world.writer().commit().unwrap();
+        tick(&mut world);
         let in_tables = stats(&world).in_tables;
         // Those kept, four that wait, and the one that grows.
         let most = (2 + 4 + 1) * FULL as u64;
