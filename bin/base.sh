@@ -168,7 +168,7 @@ start_server() {
     ports=$QMQ_HOME/pid/$instance.ports
     rm -f -- "$ports"
     # A session of its own: Ctrl-C in this terminal is not meant for the server.
-    if command -v setsid >/dev/null; then detach=(setsid); fi
+    if [[ -z ${QMQ_SAME_SESSION:-} ]] && command -v setsid >/dev/null; then detach=(setsid); fi
     enter_home "$@"
     # `exec` in a subshell keeps the number the same through setsid.
     (exec "${detach[@]}" "$QMQ_BIN_DIR/$(program_of "$name")" --set "ports.file=$ports" "${java_options[@]}" "${server_options[@]}" </dev/null >>"$log" 2>&1 9>&-) &

@@ -21,6 +21,9 @@ here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$here/base.sh"
 # Each server here has a home and a configuration of its own.
 unset QMQ_CONF
+# Linux may share the processors out by session before it does by thread: in sessions of their own,
+# servers would have other shares than what is measured beside them.
+export QMQ_SAME_SESSION=1
 
 TOKEN=bench
 HOST=bench-host
